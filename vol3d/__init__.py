@@ -1,0 +1,1 @@
+"""Dense 3-D segmentation from sparsely annotated volumes."""

@@ -1,0 +1,1 @@
+"""The command line: parse, call one workflow, print. May import everything below it; holds no logic."""

@@ -1,0 +1,1 @@
+"""Losses over labeled voxels only. Knows torch; masks after the activation."""

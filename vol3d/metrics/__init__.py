@@ -1,0 +1,1 @@
+"""Contingency tables and the scores read off them. NumPy only."""

@@ -1,0 +1,1 @@
+"""What a person looks at: previews, curves, tables. Knows matplotlib; writes image and text files."""

@@ -1,0 +1,1 @@
+"""Synthetic volumes for the demo and for tests. Arrays only; `io` writes them."""
