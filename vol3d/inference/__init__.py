@@ -1,1 +1,37 @@
-"""Tiles, network, blend: a volume in, class probabilities out, slab by slab. Knows torch."""
+"""Tiles, network, blend: a volume in, class probabilities out, slab by slab. Knows torch; imports `transforms.crop`.
+
+`tiles`, `axes` and `budget` are plain arithmetic: how a volume will be tiled can be planned without torch. Whatever
+needs torch is therefore imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from vol3d.inference.budget import Budget
+from vol3d.inference.tiles import Tile, TilePlan, plan_for, plan_tiles
+
+if TYPE_CHECKING:
+    from vol3d.inference.flips import predict_flips
+    from vol3d.inference.predict import predict_slabs
+    from vol3d.inference.whole import whole_pass
+
+__all__ = [
+    "Budget",
+    "Tile",
+    "TilePlan",
+    "plan_for",
+    "plan_tiles",
+    "predict_flips",
+    "predict_slabs",
+    "whole_pass",
+]
+
+_HOME = {"predict_flips": "flips", "predict_slabs": "predict", "whole_pass": "whole"}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401  one of the names above
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

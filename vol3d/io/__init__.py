@@ -1,1 +1,45 @@
-"""Files ↔ `Volume`: the only code that permutes axes between a stored order and (C, X, Y, Z)."""
+"""Files ↔ `Volume`: the only code that permutes axes between a stored order and (C, X, Y, Z).
+
+May import `volume` and `errors`, NumPy, nibabel, h5py and SimpleITK (each when a file needs it); MONAI only in
+`monai_reader`, which loads when `HDF5Reader` is first asked for.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from vol3d.io import atomic
+from vol3d.io.budget import available_memory
+from vol3d.io.digest import sha256
+from vol3d.io.names import default_output, find, is_volume, split_name
+from vol3d.io.pairs import pair
+from vol3d.io.reading import info, read, read_labels, read_weights
+from vol3d.io.writing import require_writable, write_image, write_labels
+
+if TYPE_CHECKING:
+    from vol3d.io.monai_reader import HDF5Reader
+
+__all__ = [
+    "HDF5Reader",
+    "atomic",
+    "available_memory",
+    "default_output",
+    "find",
+    "info",
+    "is_volume",
+    "pair",
+    "read",
+    "read_labels",
+    "read_weights",
+    "require_writable",
+    "sha256",
+    "split_name",
+    "write_image",
+    "write_labels",
+]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401  any attribute may be asked for
+    if name == "HDF5Reader":
+        from vol3d.io.monai_reader import HDF5Reader
+
+        return HDF5Reader
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,1 +1,26 @@
-"""What a person looks at: previews, curves, tables. Knows matplotlib; writes image and text files."""
+"""What a person looks at: previews, curves, tables, the record of a run. Writes image and text files.
+
+May import `io`, `metrics`, `volume` and `errors`. matplotlib, rich and TensorBoard are loaded when something is drawn.
+"""
+
+from vol3d.report.board import Board, open_tensorboard
+from vol3d.report.curves import curves_png
+from vol3d.report.metrics import MetricsFile, read_metrics
+from vol3d.report.preview import Layer, preview_png
+from vol3d.report.record import RECORD, read_record, write_record
+from vol3d.report.table import plain_table, scores_table
+
+__all__ = [
+    "RECORD",
+    "Board",
+    "Layer",
+    "MetricsFile",
+    "curves_png",
+    "open_tensorboard",
+    "plain_table",
+    "preview_png",
+    "read_metrics",
+    "read_record",
+    "scores_table",
+    "write_record",
+]

@@ -1,1 +1,7 @@
-"""Where to look, and the patches cut there. Knows torch only to wrap a data set."""
+"""Where to look, what validates, and the patches cut there. Imports NumPy, `volume` and `errors` only."""
+
+from vol3d.sampling.centres import LabeledVoxels
+from vol3d.sampling.dataset import PatchDataset
+from vol3d.sampling.holdout import HoldOut, hold_out, painted_slices
+
+__all__ = ["HoldOut", "LabeledVoxels", "PatchDataset", "hold_out", "painted_slices"]

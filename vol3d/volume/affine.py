@@ -55,10 +55,14 @@ class Affine:
         directions = self.matrix[:3, :3] / self.spacing
         left, _, right = np.linalg.svd(directions)
         rotation = left @ right  # the nearest rotation: shear must not decide which axis is which
-        best = max(itertools.permutations(range(3)), key=lambda p: sum(abs(rotation[w, p[w]]) for w in range(3)))
-        order = (best[0], best[1], best[2])
+        closeness = np.abs(rotation)
+        order = [0, 0, 0]
+        for axis in np.argsort(-closeness.max(axis=0), kind="stable"):  # the clearest axis chooses first
+            world = int(closeness[:, axis].argmax())
+            order[world] = int(axis)
+            closeness[world] = -1
         flips = tuple(bool(rotation[world, axis] < 0) for world, axis in enumerate(order))
-        return Orientation(order, (flips[0], flips[1], flips[2]))
+        return Orientation((order[0], order[1], order[2]), (flips[0], flips[1], flips[2]))
 
     @property
     def codes(self) -> str:
@@ -124,6 +128,10 @@ class Orientation:
     def _flip(self, array: Array) -> Array:
         x, y, z = (slice(None, None, -1 if flip else 1) for flip in self.flips)
         return array[..., x, y, z]
+
+    def apply_spacing(self, spacing_mm: ArrayLike) -> NDArray[np.float64]:
+        """Spacing along the axes of the turned grid; (3,) → (3,)."""
+        return np.asarray(spacing_mm, dtype=np.float64)[list(self.order)]
 
     def apply_affine(self, affine: Affine, shape: tuple[int, ...]) -> Affine:
         """The affine of the turned grid. shape: (X, Y, Z) before the turn."""

@@ -1,0 +1,127 @@
+"""What a model or checkpoint says of itself, read from the head of its file: without torch, without its tensors.
+
+Heads are taken to be hostile: sizes are checked before anything is parsed, and nothing is ever executed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from vol3d.errors import ModelError
+
+FORMAT = 1
+KEY = "vol3d"
+CHECKPOINT_KEY = "vol3d_checkpoint"
+Entries = dict[str, tuple[str, tuple[int, ...]]]  # tensor name → (dtype as torch prints it, shape)
+
+_PARTS = {
+    "format": int, "in_channels": int, "statistics": str, "weights_sha256": str, "network": dict, "labels": dict,
+    "preprocessing": dict, "training_range": dict, "provenance": dict,
+}  # fmt: skip
+_DTYPES = {"F32": ("torch.float32", 4), "I64": ("torch.int64", 8), "F64": ("torch.float64", 8)}
+_LARGEST_HEADER = 8 << 20  # bytes; the paper's network needs 10,000
+_LARGEST_FILE = 64 << 30  # bytes
+_MOST_TENSORS = 1 << 14
+_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+def read_header(path: str | Path) -> dict[str, Any]:
+    """The JSON of a model, and `parameters`, how many weights it learned. Raises `ModelError` on any other file."""
+    header, tensors = read_model_head(path)
+    learned = [shape for name, (_, shape) in tensors.items() if not name.endswith(_BUFFERS)]
+    return {**header, "parameters": sum(math.prod(shape) for shape in learned)}
+
+
+def read_checkpoint_header(path: str | Path) -> dict[str, Any]:
+    """The JSON of a `checkpoint-….safetensors`: iteration, best_score and more. Raises `ModelError` on other files."""
+    facts, _ = _read(Path(path), CHECKPOINT_KEY)
+    return facts
+
+
+def read_model_head(path: str | Path) -> tuple[dict[str, Any], Entries]:
+    """(the JSON of a model, what tensors it holds). Raises `ModelError` on any other file."""
+    header, tensors = _read(Path(path), KEY)
+    for key, kind in _PARTS.items():
+        if type(header.get(key)) is not kind:
+            raise ModelError(f"{path} is no whole model: expected {key!r} in its header. Train it again.")
+    if header["format"] != FORMAT:
+        raise ModelError(f"{path} has format {header['format']}; this version of vol3d reads format {FORMAT}")
+    return header, tensors
+
+
+def _read(path: Path, key: str) -> tuple[dict[str, Any], Entries]:
+    """(our JSON, what tensors the file holds); reads the head alone."""
+    text, room = _head(path)
+    try:
+        entries = _parse(text)
+        header = _parse(entries.pop("__metadata__")[key])
+        if len(entries) > _MOST_TENSORS:
+            raise ModelError(f"{path} declares {len(entries)} tensors, more than any network of vol3d has: refused.")
+        tensors = {name: _entry(value, room) for name, value in entries.items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"{path} is a safetensors file, but not one that vol3d made. Name a model or a run."
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path} has no valid header ({_one_line(error)}). Give a file as vol3d saved it.") from error
+    return header, tensors
+
+
+def _head(path: Path) -> tuple[bytes, int]:
+    """(the JSON header of a safetensors file, how many bytes of tensors follow)."""
+    try:
+        with path.open("rb") as file:
+            first, size = file.read(9), path.stat().st_size
+            length = int.from_bytes(first[:8], "little")
+            sound = first[8:] == b"{" and length <= size - 8
+            text = b"{" + file.read(length - 1) if sound and length <= _LARGEST_HEADER else b""
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}. Name a model or the folder of a run.") from error
+    if not sound and first.startswith((b"\x80", b"PK\x03\x04")):
+        raise ModelError(
+            f"{path} is a pickle or an archive (PyTorch's .pt?), which could run code when opened: refused. "
+            "Give a .safetensors model that vol3d saved."
+        )
+    if not sound:
+        raise ModelError(f"{path} is not a safetensors file, or is truncated. Give a model that vol3d saved.")
+    if length > _LARGEST_HEADER or size > _LARGEST_FILE:
+        raise ModelError(
+            f"{path} declares a header of {length} bytes in a file of {size}; vol3d makes at most {_LARGEST_HEADER} "
+            f"and {_LARGEST_FILE}. Give a model that vol3d saved."
+        )
+    return text, size - 8 - length
+
+
+def _parse(text: bytes | str) -> dict[str, Any]:
+    value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+    if not isinstance(value, dict):
+        raise TypeError("expected a JSON object")
+    return value
+
+
+def _entry(value: dict[str, Any], room: int) -> tuple[str, tuple[int, ...]]:
+    """(dtype as torch prints it, shape) of one tensor, whose bytes must be in the file."""
+    dtype, shape, (begin, end) = value["dtype"], value["shape"], value["data_offsets"]
+    if any(type(n) is not int or n < 0 for n in (*shape, begin, end)) or len(shape) > 8 or end > room:
+        raise ValueError(f"shape {shape}, bytes {begin} to {end} of {room}"[:200])
+    if dtype not in _DTYPES or math.prod(shape) * _DTYPES[dtype][1] != end - begin:
+        raise ValueError(f"{end - begin} bytes for {shape} of {dtype}"[:200])
+    return _DTYPES[dtype][0], tuple(shape)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    entries = dict(pairs)
+    if len(entries) != len(pairs):
+        raise ValueError("a key occurs twice")
+    return entries
+
+
+def _refuse_constant(text: str) -> float:
+    raise ValueError(f"{text} is not a JSON number")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,166 @@
+"""One function per command: options → a workflow → printed lines. Returns the exit code."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vol3d.cli.console import ConsoleListener, write
+from vol3d.errors import ConfigError
+
+
+def train(options: Namespace) -> int:
+    """`vol3d train`."""
+    from vol3d.workflows.estimate import plan_lines
+    from vol3d.workflows.plan import Plan
+    from vol3d.workflows.settings import parse_duration
+    from vol3d.workflows.train import train
+
+    nested: dict[str, Any] = {
+        "labels": _meaning(options),
+        "data": _reading(options),
+        "sampling": {"workers": options.workers},
+        "training": {
+            "time_budget_s": parse_duration(options.time_budget) if options.time_budget else None,
+            "iterations": options.iterations,
+            "device": options.device,
+            "seed": options.seed,
+            "refit": False if options.no_refit else None,
+        },
+    }
+    with ConsoleListener() as listener:
+        result = train(
+            options.images,
+            options.labels,
+            weights=options.weights or (),
+            config=options.config,
+            output=options.output,
+            options=nested,
+            overrides=options.set,
+            resume=options.resume,
+            dry_run=options.dry_run,
+            overwrite=options.overwrite,
+            listener=listener,
+        )
+    if isinstance(result, Plan):
+        for line in plan_lines(result):
+            write(line)
+        return 0
+    if result.stopped:
+        write(f"stopped; go on with: vol3d train --resume {result.run}")
+        return 130
+    write(f"model: {result.model}")
+    write(f"next: vol3d predict SCAN -m {result.run}")
+    return 0
+
+
+def predict(options: Namespace) -> int:
+    """`vol3d predict`."""
+    from vol3d import io
+    from vol3d.bundle import ModelBundle
+    from vol3d.config import DataConfig
+    from vol3d.workflows.models import find_model
+    from vol3d.workflows.predict import PredictOptions, output_for, predict
+    from vol3d.workflows.settings import parse_memory
+
+    choice = PredictOptions(
+        probabilities=options.probabilities,
+        tta=options.tta,
+        tile=tuple(options.tile) if options.tile else None,
+        max_memory_gb=parse_memory(options.max_memory) if options.max_memory else None,
+        device=options.device,
+        overwrite=options.overwrite,
+        preview=not options.no_preview,
+        data=DataConfig(**_reading(options)),
+    )
+    scans = io.find(options.scans)
+    outputs = [output_for(scan, options.output, len(scans)) for scan in scans]
+    for output in outputs:
+        io.require_writable(output, choice.overwrite)
+    with ConsoleListener() as listener:
+        path = find_model(options.model)
+        if options.model is None:
+            listener.note(f"model: {path} (the newest run; choose another with -m)")
+        bundle = ModelBundle.load(path)
+        for scan, output in zip(scans, outputs, strict=True):
+            result = predict(scan, bundle, output, options=choice, listener=listener)
+            write(f"wrote {result.path}" + (f", preview {result.preview}" if result.preview else ""))
+    return 0
+
+
+def evaluate(options: Namespace) -> int:
+    """`vol3d evaluate`."""
+    from vol3d.config import LabelsConfig
+    from vol3d.report import plain_table
+    from vol3d.workflows.evaluate import evaluate
+
+    result = evaluate(
+        options.prediction,
+        options.reference,
+        labels=LabelsConfig(**_meaning(options)),
+        leave_out=options.leave_out,
+    )
+    if options.json:
+        write(json.dumps(result.to_json(), indent=2))
+        return 0
+    write(plain_table(result.scores))
+    write(f"compared voxels {result.voxels}")
+    write(f"mean IoU {result.mean_iou:.4f}  (without background {result.mean_iou_without_background:.4f})")
+    write(f"mean Dice {result.mean_dice:.4f}  (without background {result.mean_dice_without_background:.4f})")
+    return 0
+
+
+def check(options: Namespace) -> int:
+    """`vol3d check`. Exit code 2 where `train` would refuse."""
+    from vol3d.config import DataConfig, LabelsConfig
+    from vol3d.workflows.check import check
+
+    result = check(
+        options.image,
+        options.labels,
+        config=LabelsConfig(**_meaning(options)),
+        data=DataConfig(**_reading(options)),
+    )
+    write(json.dumps(result.to_json(), indent=2) if options.json else "\n".join(result.lines()))
+    return 2 if result.problems else 0
+
+
+def info(options: Namespace) -> int:
+    """`vol3d info`."""
+    from vol3d.workflows.info import info, info_lines
+
+    facts = info(Path(options.file) if Path(options.file).exists() else options.file)
+    write(json.dumps(facts, indent=2) if options.json else "\n".join(info_lines(facts)))
+    return 0
+
+
+def _meaning(options: Namespace) -> dict[str, Any]:
+    from vol3d.workflows.labels import parse_annotated_slices
+
+    if options.dense and options.annotated_slices:
+        raise ConfigError("give --dense or --annotated-slices, not both")
+    given: dict[str, Any] = {}
+    if options.unlabeled:
+        given["unlabeled"] = tuple(options.unlabeled)
+    if options.annotated_slices:
+        given["annotated_slices"] = parse_annotated_slices(options.annotated_slices)
+    if options.dense:
+        given["dense"] = True
+    return given
+
+
+def _reading(options: Namespace) -> dict[str, Any]:
+    given = {"channel": options.channel, "nan": options.nan, "xform": options.xform}
+    return {key: value for key, value in given.items() if value is not None}
+
+
+COMMANDS: dict[str, Callable[[Namespace], int]] = {
+    "train": train,
+    "predict": predict,
+    "evaluate": evaluate,
+    "check": check,
+    "info": info,
+}

@@ -1,0 +1,149 @@
+"""The command line's grammar. Imports nothing heavy: `vol3d --help` must be quick."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from typing import NoReturn
+
+from vol3d.version import __version__
+
+_FILES = "NIfTI (.nii, .nii.gz), HDF5 (file.h5 or file.h5:dataset), NRRD, MHA or MHD"
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that answers a misspelt flag with the one that was probably meant."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        kwargs.setdefault("allow_abbrev", False)
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line and exit with 2."""
+        prefix = "unrecognized arguments: "
+        if message.startswith(prefix):
+            message = self._explain_unknown(message.removeprefix(prefix))
+        self.exit(2, f"{self.prog}: {message} (see `{self.prog} --help`)\n")
+
+    def _explain_unknown(self, rest: str) -> str:
+        flags = [word.partition("=")[0] for word in rest.split() if word.startswith("-")]
+        if not flags:
+            return f"unexpected argument: {rest}"
+        near = difflib.get_close_matches(flags[0], list(self._option_string_actions), 1, 0.5)
+        return f"unknown option {flags[0]}" + (f". Did you mean {near[0]}?" if near else ".")
+
+
+def build_parser() -> Parser:
+    """The parser of all commands."""
+    parser = Parser(
+        prog="vol3d",
+        description="Dense 3-D segmentation from a few annotated slices.",
+        epilog="vol3d COMMAND --help tells more. Research software, not a medical device.",
+    )
+    parser.add_argument("--version", action="version", version=f"vol3d {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+    _train(commands.add_parser("train", help="learn from scans with sparse labels", description=_TRAIN))
+    _predict(commands.add_parser("predict", help="segment scans with a trained model", description=_PREDICT))
+    _evaluate(commands.add_parser("evaluate", help="score a prediction against a reference", description=_EVALUATE))
+    _check(commands.add_parser("check", help="do an image and its labels fit together?", description=_CHECK))
+    _info(commands.add_parser("info", help="what a file, model or run holds", description=_INFO))
+    return parser
+
+
+_TRAIN = f"""Learn from scans with sparse labels: {_FILES}.
+
+Without a config and without files, ./vol3d.yaml is used if it is there, else the embedded demo is trained.
+Say what the codes mean with --unlabeled, --annotated-slices or --dense: background is not unlabeled."""
+_PREDICT = "Segment scans with a trained model. The label map keeps the scan's grid, orientation and header."
+_EVALUATE = "IoU, Dice, precision and recall per class and mean, on the labeled voxels of the reference."
+_CHECK = "Geometry, values, coverage per class and axis, and what code 0 seems to be. Exits 2 where train would refuse."
+_INFO = "What a volume, model, checkpoint or run folder holds, read from its header."
+
+
+def _common(parser: Parser) -> None:
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def _reading(parser: Parser) -> None:
+    parser.add_argument("--channel", type=int, metavar="N", help="take this channel of a multi-channel scan (0-based)")
+    parser.add_argument("--nan", type=float, metavar="VALUE", help="replace NaN and Inf voxels by VALUE")
+    parser.add_argument("--xform", choices=["sform", "qform"], help="which to trust where a NIfTI's two disagree")
+
+
+def _meaning(parser: Parser) -> None:
+    parser.add_argument(
+        "--unlabeled", type=int, action="append", metavar="CODE", help="this code means: nobody annotated the voxel"
+    )
+    parser.add_argument(
+        "--annotated-slices",
+        nargs="+",
+        metavar="AXIS=N,N",
+        help="in these slices everything is annotated and 0 is background: z=10,20 y=5 (0-based, axes as in `info`)",
+    )
+    parser.add_argument("--dense", action="store_true", help="every voxel is annotated; 0 is background")
+
+
+def _train(parser: Parser) -> None:
+    parser.add_argument("config", nargs="?", metavar="CONFIG", help="a YAML file; the rest has defaults")
+    parser.add_argument("-i", "--images", nargs="+", action="extend", metavar="IMAGE", help="files, folders or globs")
+    parser.add_argument("-l", "--labels", nargs="+", action="extend", metavar="LABELS", help="paired by name")
+    parser.add_argument("-w", "--weights", nargs="+", action="extend", metavar="WEIGHTS", help="loss weight per voxel")
+    parser.add_argument("-o", "--output", metavar="RUN", help="run folder (default: runs/DATE-NAME)")
+    _meaning(parser)
+    _reading(parser)
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--time-budget", metavar="TIME", help="end after this time, such as 90s, 10m or 1.5h")
+    length.add_argument("--iterations", type=int, metavar="N", help="optimise for exactly N iterations")
+    parser.add_argument("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N (default: auto)")
+    parser.add_argument("--seed", type=int, metavar="N", help="the same data, config and seed give the same run")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes that cut patches (0: none)")
+    parser.add_argument("--no-refit", action="store_true", help="never train on the held-out slices")
+    parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override a value of the config")
+    parser.add_argument("--resume", metavar="RUN", help="go on with an interrupted run")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing run folder")
+    _common(parser)
+
+
+def _predict(parser: Parser) -> None:
+    parser.add_argument("scans", nargs="+", metavar="SCAN", help="files, folders or globs")
+    parser.add_argument("-m", "--model", metavar="MODEL", help="model file or run folder (default: newest in ./runs)")
+    parser.add_argument(
+        "-o", "--output", metavar="OUT", help="label map (one scan) or folder; default SCAN_seg beside it"
+    )
+    _reading(parser)
+    parser.add_argument("--probabilities", action="store_true", help="also write the class probabilities")
+    parser.add_argument("--tta", action="store_true", help="average over flips of the whole volume (8 × the time)")
+    parser.add_argument("--tile", nargs=3, type=int, metavar=("X", "Y", "Z"), help="input size of a tile in voxels")
+    parser.add_argument("--max-memory", metavar="SIZE", help="memory to plan with, such as 8GB")
+    parser.add_argument("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or cuda:N (default: auto)")
+    parser.add_argument("--no-preview", action="store_true", help="write no PNG beside the label map")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    _common(parser)
+
+
+def _evaluate(parser: Parser) -> None:
+    parser.add_argument("prediction", metavar="PREDICTION")
+    parser.add_argument("reference", metavar="REFERENCE")
+    parser.add_argument(
+        "--except", dest="leave_out", metavar="LABELS", help="leave out the voxels labeled in this file"
+    )
+    _meaning(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    _common(parser)
+
+
+def _check(parser: Parser) -> None:
+    parser.add_argument("image", metavar="IMAGE")
+    parser.add_argument("labels", metavar="LABELS")
+    _meaning(parser)
+    _reading(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    _common(parser)
+
+
+def _info(parser: Parser) -> None:
+    parser.add_argument("file", metavar="FILE", help=f"{_FILES}, a model, a checkpoint or a run folder")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    _common(parser)

@@ -1,0 +1,78 @@
+"""Weighted averaging of tiles into slabs, with buffers only as thick as a tile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vol3d.inference.budget import SLAB_PLANES, Sizes
+from vol3d.volume import Box, Slab
+
+_FAINTEST = 1e-3
+
+
+def profile(size: int, blended: bool) -> NDArray[np.float64]:
+    """Weights along one axis of a tile, float64 (size,): a Gaussian of σ = size/8 around the middle, at most 1.
+
+    Never below 1e-3, so that a corner that one tile alone covers keeps its precision. All 1 where not blended.
+    """
+    if not blended:
+        return np.ones(size)
+    distance = (np.arange(size) - (size - 1) / 2) / (size / 8)
+    return np.maximum(np.exp(-0.5 * distance**2), _FAINTEST)
+
+
+def weights(size: Sizes, blended: tuple[bool, bool, bool], dtype: torch.dtype) -> Tensor:
+    """Weights of a tile, (X, Y, Z): the product of its profiles."""
+    x, y, z = (torch.from_numpy(profile(n, b)) for n, b in zip(size, blended, strict=True))
+    return (x[:, None, None] * y[:, None] * z).to(dtype)
+
+
+class Canvas:
+    """The planes of a volume that tiles still add to: weighted sums and weights, a ring of `thickness` planes.
+
+    classes: channels. shape: of the volume, (X, Y, Z). start: the first plane that is wanted. dtype: of the values.
+    """
+
+    def __init__(self, classes: int, thickness: int, shape: Sizes, start: int, dtype: torch.dtype) -> None:
+        self.next_plane = start
+        self._length = shape[0]
+        self._sums = torch.zeros((classes, thickness, *shape[1:]), dtype=dtype)
+        self._weights = torch.zeros((thickness, *shape[1:]), dtype=dtype)
+
+    def add(self, box: Box, values: Tensor, weight: Tensor | None) -> None:
+        """Add a tile's answer; planes that were handed on already must not be in it.
+
+        box: inside the volume, within `thickness` planes of the next plane. values: (K, *box.size) on the CPU.
+        weight: (*box.size), None for 1.
+        """
+        ring = self._weights.shape[0]
+        (_, y, z), done = box.slices(), 0
+        while done < box.size[0]:
+            at = (box.start[0] + done) % ring
+            run = min(box.size[0] - done, ring - at)
+            here, there = slice(at, at + run), slice(done, done + run)
+            if weight is None:
+                self._sums[:, here, y, z].add_(values[:, there])
+                self._weights[here, y, z].add_(1.0)
+            else:
+                self._sums[:, here, y, z].addcmul_(values[:, there], weight[there])
+                self._weights[here, y, z].add_(weight[there])
+            done += run
+
+    def finish(self, stop: int) -> Iterator[Slab]:
+        """Hand on the averages of all planes before `stop` that were not handed on yet; 0 where no tile answered."""
+        ring = self._weights.shape[0]
+        while self.next_plane < stop:
+            at = self.next_plane % ring
+            run = min(SLAB_PLANES, stop - self.next_plane, ring - at)
+            sums, total = self._sums[:, at : at + run], self._weights[at : at + run]
+            slab = Slab(self.next_plane, (sums / torch.where(total > 0, total, 1.0)).numpy())
+            sums.zero_()
+            total.zero_()
+            self.next_plane += run
+            yield slab

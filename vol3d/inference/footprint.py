@@ -1,0 +1,75 @@
+"""What a network needs per voxel of a tile, found without computing or allocating anything."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from vol3d.inference.forward import evaluating
+
+_COPYING = (torch.ops.aten.convolution,)  # kernels may copy input and output into a layout of their own
+_WIDTH = {"float32": 1.0, "bf16": 0.5, "fp16": 0.5}
+
+
+def bytes_per_voxel(network: nn.Module, size: Sequence[int], *, in_channels: int, precision: str = "float32") -> float:
+    """Peak memory of one prediction pass per input voxel, input, logits and all maps that live at one time included.
+
+    size: a valid input along the network's axes; larger ones take nearly the same per voxel. precision: halves the
+    maps for bf16 and fp16. Only shapes pass through the network. Convolutions are taken to copy their input and output
+    once, as CPU kernels do; other work space and the weights are covered by a tenth on top.
+    """
+    weight = next((p for p in network.parameters() if p.is_floating_point()), torch.empty(0))
+    state = {
+        name: torch.empty_like(value, device="meta")
+        for name, value in (*network.named_parameters(), *network.named_buffers())
+    }
+    with torch.no_grad(), evaluating(network), _Living() as living:
+        functional_call(network, state, (torch.empty((1, in_channels, *size), dtype=weight.dtype, device="meta"),))
+    return 1.1 * living.peak * _WIDTH[precision] / math.prod(size)
+
+
+class _Living(TorchDispatchMode):
+    """Adds up the storages that operations make, from when they are made to when the last reference goes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = 0
+        self._now = 0
+        self._seen: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
+
+    def __torch_dispatch__(
+        self,
+        func: torch._ops.OpOverload,
+        types: Sequence[type],  # noqa: ARG002  part of the protocol
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        result = func(*args, **(kwargs or {}))
+        given = {leaf.untyped_storage() for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor) and leaf.untyped_storage() not in given:
+                self._born(leaf.untyped_storage())
+                if func.overloadpacket in _COPYING:
+                    copies = leaf.untyped_storage().nbytes() + args[0].untyped_storage().nbytes()
+                    self.peak = max(self.peak, self._now + copies)
+        return result
+
+    def _born(self, storage: torch.UntypedStorage) -> None:
+        if storage in self._seen:
+            return
+        self._seen.add(storage)
+        count = storage.nbytes()
+        self._now += count
+        self.peak = max(self.peak, self._now)
+        weakref.finalize(storage, self._died, count)
+
+    def _died(self, count: int) -> None:
+        self._now -= count

@@ -1,0 +1,174 @@
+"""One tile through the network: crop, device, precision, and the checks that nothing silently wrong comes out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from vol3d.errors import ModelError
+from vol3d.inference.tiles import Tile, TilePlan
+from vol3d.transforms.crop import crop
+from vol3d.volume import Box
+
+_AUTOCAST = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+_CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
+_TOO_LARGE = (
+    "out of memory",
+    "can't allocate memory",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_NOT_SUPPORTED",
+    "canUse32BitIndexMath",
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the network says about one tile, perhaps still on its way from the device.
+
+    values: (K, *output size) on the CPU. finite: one bool, whether all logits are. arrived: when both can be read.
+    """
+
+    tile: Tile
+    values: Tensor
+    finite: Tensor
+    arrived: torch.cuda.Event | None
+
+    def wait(self) -> Tensor:
+        """The values. Raises `ModelError` where a logit is NaN or infinite."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        if not bool(self.finite):
+            at = ", ".join(f"{a}–{b - 1}" for a, b in zip(self.tile.output.start, self.tile.output.stop, strict=True))
+            raise ModelError(
+                f"the network's logits are NaN or infinite in voxels ({at}). Predict with precision float32; if they "
+                "still are, the model is broken: train again or take an earlier checkpoint."
+            )
+        return self.values
+
+
+class Runner:
+    """Runs tiles of one image through a network in evaluation mode, and leaves the network's modes as they were.
+
+    image: (C, X, Y, Z). precision: float32, bf16 or fp16 (the latter two by autocast). logits: hand on logits, not
+    probabilities. Values come in float32, or in float64 from a float64 network.
+    """
+
+    def __init__(
+        self, network: nn.Module, image: NDArray[Any] | Tensor, plan: TilePlan, device: torch.device, precision: str
+    ) -> None:
+        if precision not in _AUTOCAST:
+            raise ModelError(f"unknown precision {precision}; choose one of {', '.join(_AUTOCAST)}")
+        found = getattr(network, "in_channels", image.shape[0])
+        if image.ndim != 4 or image.shape[0] != found or tuple(image.shape[1:]) != plan.shape:
+            raise ModelError(
+                f"expected an image of {found} channels and {plan.shape} voxels, found an array {tuple(image.shape)}"
+            )
+        self.network = network.to(device)
+        self.image = image
+        self.device = device
+        weight = next((p for p in network.parameters() if p.is_floating_point()), torch.empty(0))
+        self.dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
+        self.autocast = _AUTOCAST[precision]
+
+    def answers(self, tiles: Iterable[Tile], plan: TilePlan, *, logits: bool) -> Iterator[Answer]:
+        """The answers of `tiles` in their order; on a GPU the next tile is under way while one is handed on."""
+        ahead = None
+        for tile in tiles:
+            answer = self._launch(tile, plan, logits=logits)
+            if self.device.type != "cuda":
+                yield answer
+                continue
+            if ahead is not None:
+                yield ahead
+            ahead = answer
+        if ahead is not None:
+            yield ahead
+
+    def release(self) -> None:
+        """Give unused memory back to the device."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    @torch.inference_mode()
+    def _launch(self, tile: Tile, plan: TilePlan, *, logits: bool) -> Answer:
+        flipped = [1 + axis for axis, flip in enumerate(tile.flips) if flip]
+        batch = _to_batch(self._read(tile.input, flipped), plan.dimensions)
+        batch = batch.to(memory_format=_CHANNELS_LAST[plan.dimensions])
+        with evaluating(self.network), self._precision():
+            output = self.network(batch)
+        values = _from_batch(output, tile, plan).to(self.dtype)
+        finite = torch.isfinite(values).all()
+        if not logits:
+            values = torch.softmax(values, dim=0)
+        if flipped:
+            values = values.flip(flipped)
+        answered = tile.input.grow(tuple(-margin // 2 for margin in plan.margin))
+        used = tile.output.shift(tuple(-start for start in answered.start))
+        values = values[(slice(None), *used.slices())]
+        if self.device.type != "cuda":
+            return Answer(tile, values.cpu(), finite.cpu(), None)
+        host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        host.copy_(values, non_blocking=True)
+        flag = torch.empty((), dtype=torch.bool, pin_memory=True)
+        flag.copy_(finite, non_blocking=True)
+        arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        arrived.record()
+        return Answer(tile, host, flag, arrived)
+
+    def _read(self, box: Box, flipped: list[int]) -> Tensor:
+        """The image in `box` as floating point on the device, reversed along `flipped`."""
+        if isinstance(self.image, Tensor):
+            return crop(self.image, box).to(self.device, self.dtype).flip(flipped)
+        wanted = np.float64 if self.dtype == torch.float64 else np.float32
+        block = np.flip(crop(self.image, box), tuple(flipped))
+        values = torch.from_numpy(np.ascontiguousarray(block, dtype=wanted))
+        if self.device.type == "cuda":
+            return values.pin_memory().to(self.device, non_blocking=True)
+        return values.to(self.device)
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        if self.autocast is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.autocast)
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode for the length of a `with` block; every module is then back in the mode it had."""
+    training = [module for module in network.modules() if module.training]
+    if training:
+        network.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def too_large(error: RuntimeError) -> bool:
+    """Whether an error means that a tile was too large for the memory or for a kernel."""
+    return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in _TOO_LARGE)
+
+
+def _to_batch(block: Tensor, dimensions: int) -> Tensor:
+    """(C, X, Y, Z) → (N, C, *S): axes beyond the network's become the batch."""
+    channels, *size = block.shape
+    return block.reshape(channels, *size[:dimensions], -1).movedim(-1, 0)
+
+
+def _from_batch(output: Tensor, tile: Tile, plan: TilePlan) -> Tensor:
+    """(N, K, *S) → (K, X, Y, Z), the inverse of `_to_batch`. Raises `ModelError` for another size than was planned."""
+    seen, batch = tile.input.size[: plan.dimensions], tile.input.size[plan.dimensions :]
+    size = tuple(n - m for n, m in zip(seen, plan.margin, strict=False))
+    expected = (math.prod(batch), plan.classes, *size)
+    if tuple(output.shape) != expected:
+        raise ModelError(f"expected logits of shape {expected} from the network, found {tuple(output.shape)}")
+    return output.movedim(0, -1).reshape(plan.classes, *size, *batch)

@@ -1,0 +1,121 @@
+"""A volume through a network: tiles in, slabs of class probabilities out, memory flat along X."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from vol3d.errors import GeometryError
+from vol3d.inference.blend import Canvas, weights
+from vol3d.inference.forward import Runner, too_large
+from vol3d.inference.tiles import Tile, TilePlan
+from vol3d.volume import Box, Slab
+
+Progress = Callable[[int, int], None]
+_weights = lru_cache(maxsize=8)(weights)
+_log = logging.getLogger(__name__)
+
+
+def predict_slabs(
+    network: nn.Module,
+    image: NDArray[Any] | Tensor,
+    plan: TilePlan,
+    *,
+    device: str | torch.device = "cpu",
+    precision: str = "float32",
+    needed: NDArray[np.bool_] | None = None,
+    logits: bool = False,
+    progress: Progress | None = None,
+) -> Iterator[Slab]:
+    """Class probabilities of a whole volume, plane by plane.
+
+    network: (N, C, *S) → logits (N, K, *S − margin); moved to `device`, run in evaluation mode. image: (C, X, Y, Z),
+    preprocessed. plan: of `plan_tiles` for this network and shape. precision: float32, bf16 or fp16. needed: bool
+    (X, Y, Z); tiles that add to no such voxel are left out. Needed voxels get exactly what they get without it; the
+    others get what the tiles that ran say, or 0 for every class where none did. logits: hand on (blended) logits.
+    progress: told the voxels that went through the network, and how many will in all (may change on a re-plan).
+
+    Yields slabs that cover planes 0 … X − 1 in order, values float32 (K, x, Y, Z), float64 from a float64 network.
+    Where a tile is too large for the memory, the planes not yet handed on are planned anew with smaller tiles.
+    Raises `ModelError` for NaN or infinite logits and for an image or network that does not fit the plan,
+    `ResourceError` where not even the smallest tile fits.
+    """
+    if needed is not None and needed.shape != plan.shape:
+        raise GeometryError(f"expected a mask of shape {plan.shape}, found {needed.shape}")
+    runner = Runner(network, image, plan, torch.device(device), precision)
+    return _replanning(runner, plan, needed, _Meter(progress), logits=logits)
+
+
+def _replanning(
+    runner: Runner, plan: TilePlan, needed: NDArray[np.bool_] | None, meter: _Meter, *, logits: bool
+) -> Iterator[Slab]:
+    """The slabs of `plan`, of smaller ones after it where it turns out too large."""
+    finished = 0
+    while finished < plan.shape[0]:
+        tiles = [tile for tile in _unfinished(plan, finished) if needed is None or needed[tile.output.slices()].any()]
+        meter.expect(tiles)
+        try:
+            for slab in _sweep(runner, plan, tiles, finished, meter, logits=logits):
+                finished = slab.stop
+                yield slab
+        except RuntimeError as error:
+            if not too_large(error):
+                raise
+            _log.warning("out of memory with tiles of %s voxels: going on with smaller ones", plan.size)
+        if finished < plan.shape[0]:
+            plan = plan.smaller()
+            runner.release()
+
+
+def _sweep(
+    runner: Runner, plan: TilePlan, tiles: list[Tile], start: int, meter: _Meter, *, logits: bool
+) -> Iterator[Slab]:
+    """Slabs from plane `start` on: all planes before the next tile's are finished, since tiles come in their order."""
+    canvas = Canvas(plan.classes, plan.thickness, plan.shape, start, runner.dtype)
+    for answer in runner.answers(tiles, plan, logits=logits):
+        values, box = answer.wait(), answer.tile.output
+        yield from canvas.finish(box.start[0])
+        canvas.add(box, values, _weight(answer.tile, plan, runner.dtype))
+        meter.passed(answer.tile)
+    yield from canvas.finish(plan.shape[0])
+
+
+class _Meter:
+    """Counts the voxels that went through the network, and tells `report` about them."""
+
+    def __init__(self, report: Progress | None) -> None:
+        self._report, self._done, self._total = report, 0, 0
+
+    def expect(self, tiles: list[Tile]) -> None:
+        self._total = self._done + sum(tile.input.voxels for tile in tiles)
+
+    def passed(self, tile: Tile) -> None:
+        self._done += tile.input.voxels
+        if self._report is not None:
+            self._report(self._done, self._total)
+
+
+def _unfinished(plan: TilePlan, finished: int) -> Iterator[Tile]:
+    """Tiles that answer planes from `finished` on, their outputs cut down to those."""
+    for tile in plan.tiles:
+        box = tile.output
+        late = max(finished - box.start[0], 0)
+        if late < box.size[0]:
+            cut = Box((box.start[0] + late, *box.start[1:]), (box.size[0] - late, *box.size[1:]))
+            yield replace(tile, output=cut)
+
+
+def _weight(tile: Tile, plan: TilePlan, dtype: torch.dtype) -> Tensor | None:
+    """Blending weights of a tile's output, None where tiles lie side by side."""
+    if not any(plan.blended):
+        return None
+    offset = tile.output.shift(tuple(-start for start in tile.input.start))
+    return _weights(tile.input.size, plan.blended, dtype)[offset.slices()]

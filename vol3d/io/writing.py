@@ -1,0 +1,101 @@
+"""Writing volumes on the grid of a scan: never half a file, never over an old one unless asked to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vol3d.errors import ConfigError, GeometryError, LabelError, ResourceError
+from vol3d.io import atomic, class_names, hdf5, voxels
+from vol3d.io.formats import format_of
+from vol3d.io.kinds import Content, Location
+from vol3d.io.names import locate
+from vol3d.volume import Volume
+
+
+def write_labels(
+    path: str, codes: NDArray[Any], like: Volume, *, names: dict[int, str] | None, overwrite: bool = False
+) -> Path:
+    """Store label codes (X, Y, Z), unsigned, with the geometry of `like`; default HDF5 dataset: label.
+
+    The smallest unsigned dtype is used. names: code → class name, kept in the file, or in a JSON side-car for
+    MetaImage. Raises `GeometryError` for another shape, `LabelError` for other dtypes, `ConfigError`,
+    `ResourceError`, `FileFormatError`.
+    """
+    if codes.dtype.kind not in "ub":
+        raise LabelError(f"{path}: expected unsigned label codes, found {codes.dtype}. Convert them first.")
+    codes = codes.view(np.uint8) if codes.dtype == np.bool_ else codes
+    if codes.shape != like.shape:
+        raise GeometryError(f"{path}: expected labels of the scan's shape {like.shape}, found {codes.shape}")
+    content = Content(codes[np.newaxis], voxels.smallest_unsigned(codes), like, names)
+    return _store(locate(path, "label"), content, overwrite)
+
+
+def write_image(
+    path: str,
+    array: NDArray[Any],
+    like: Volume,
+    *,
+    overwrite: bool = False,
+    channel_names: Sequence[str] | None = None,
+) -> Path:
+    """Store an image or probabilities (C, X, Y, Z) with the geometry of `like`; default HDF5 dataset: raw.
+
+    The dtype is kept (float16 becomes float32, bool uint8). Raises as `write_labels` does.
+    """
+    if array.ndim != 4 or array.shape[1:] != like.shape:
+        raise GeometryError(f"{path}: expected an array of shape (channels, {like.shape}), found {array.shape}")
+    if array.dtype.kind not in "buif" or array.dtype.itemsize > 8:
+        raise GeometryError(f"{path}: expected real numbers of at most 8 bytes, found {array.dtype}")
+    if channel_names is not None and len(channel_names) != len(array):
+        raise ConfigError(f"{path}: {len(array)} channels need as many names, found {len(channel_names)}")
+    stored: dict[str, Any] = {"bool": np.uint8, "float16": np.float32}
+    dtype = np.dtype(stored.get(array.dtype.name, array.dtype))
+    named = None if channel_names is None else tuple(channel_names)
+    return _store(locate(path, "raw"), Content(array, dtype, like, None, named), overwrite)
+
+
+def require_writable(path: str, overwrite: bool = False, *, dataset: str = "label") -> None:
+    """Refuse an output early: unknown suffix, existing file or dataset, missing or protected folder.
+
+    dataset: the default for an HDF5 file named without one. Raises `FileFormatError`, `ConfigError`, `ResourceError`.
+    """
+    _require_writable(locate(path, dataset), overwrite)
+
+
+def _require_writable(location: Location, overwrite: bool) -> None:
+    entry = format_of(location.path, location.name)
+    path = location.path
+    try:
+        if path.is_dir():
+            raise ConfigError(f"{location.name} is a folder. Give the name of a file in it.")
+        if not path.parent.is_dir():
+            raise ConfigError(f"{location.name}: the folder {path.parent} does not exist. Create it first.")
+        present = path.exists()
+    except OSError as error:
+        raise ResourceError(f"{location.name} cannot be written: {error.strerror}. Choose another name.") from error
+    if present and location.dataset:
+        present = hdf5.holds(path, location.dataset)
+    elif entry.sidecar and class_names.read_sidecar(path):
+        present = True
+    if present and not overwrite:
+        raise ConfigError(f"{location.name} exists already. Give --overwrite, or another name with -o.")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise ResourceError(f"{location.name}: the folder {path.parent} is write-protected. Choose another folder.")
+
+
+def _store(location: Location, content: Content, overwrite: bool) -> Path:
+    _require_writable(location, overwrite)
+    entry = format_of(location.path, location.name)
+    if entry.sidecar:
+        class_names.write_sidecar(location.path, None)  # old names must never stand beside new codes
+    with atomic.replace(location.path) as temporary:
+        entry.write(temporary, location, content)
+    if entry.sidecar and content.class_names:
+        class_names.write_sidecar(location.path, content.class_names)
+    return location.path

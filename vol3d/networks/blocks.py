@@ -1,0 +1,102 @@
+"""What U-Nets are built of: convolution blocks and up-convolutions, for any number of dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vol3d.networks.nd import LAYERS
+
+Normalization = Literal["none", "batch", "instance", "group"]
+_MOST_GROUPS = 8
+
+
+class ConvBlock(nn.Sequential):
+    """Convolution → normalisation → ReLU, once for each entry of `widths`; (N, C, *S) → (N, widths[-1], *S').
+
+    Convolutions have a bias also before a normalisation, as in the 3D U-Net. padded: S' is S, filled with zeros at
+    the border; otherwise every convolution takes kernel − 1 voxels away.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        widths: Sequence[int],
+        kernel: tuple[int, ...],
+        normalization: Normalization,
+        *,
+        padded: bool,
+    ) -> None:
+        parts: list[nn.Module] = []
+        padding = tuple(k // 2 if padded else 0 for k in kernel)
+        for width in widths:
+            parts.append(LAYERS[len(kernel)].convolution(channels, width, kernel, padding=padding))
+            parts.extend(_norm(normalization, width, len(kernel)))
+            parts.append(nn.ReLU(inplace=True))
+            channels = width
+        super().__init__(*parts)
+
+
+def _norm(kind: Normalization, channels: int, dimensions: int) -> list[nn.Module]:
+    if kind == "none":
+        return []
+    if kind == "group":
+        groups = max(n for n in range(1, _MOST_GROUPS + 1) if channels % n == 0)
+        return [nn.GroupNorm(groups, channels)]
+    layers = LAYERS[dimensions]
+    return [layers.batch_norm(channels) if kind == "batch" else layers.instance_norm(channels, affine=True)]
+
+
+class InterpolatedUp(nn.Module):
+    """Linear interpolation by `factor` and a convolution of size 1; (N, C, *S) → (N, width, *factor·S).
+
+    The convolution comes first: the two commute, and the coarse grid has fewer voxels. trimmed: the factor // 2 outer
+    voxels, where interpolation would repeat the border, are cut off, so that an output depends on its own surroundings
+    only and not on where the input ends.
+    """
+
+    def __init__(self, channels: int, width: int, factor: tuple[int, ...], *, bias: bool, trimmed: bool) -> None:
+        super().__init__()
+        layers = LAYERS[len(factor)]
+        self.convolution = layers.convolution(channels, width, 1, bias=bias)
+        self.factor = factor
+        self.mode = layers.interpolation
+        self.trimmed = trimmed
+
+    def forward(self, coarse: Tensor) -> Tensor:
+        """Up-sampled map."""
+        size = [n * factor for n, factor in zip(coarse.shape[2:], self.factor, strict=True)]
+        fine = functional.interpolate(self.convolution(coarse), size=size, mode=self.mode, align_corners=False)
+        if not self.trimmed:
+            return fine
+        return centre_crop(fine, [n - 2 * (factor // 2) for n, factor in zip(size, self.factor, strict=True)])
+
+
+def transposed_up(channels: int, width: int, factor: tuple[int, ...], *, bias: bool) -> nn.Module:
+    """Transposed convolution whose kernel and stride are `factor`; (N, C, *S) → (N, width, *factor·S)."""
+    return LAYERS[len(factor)].transposed_convolution(channels, width, factor, stride=factor, bias=bias)
+
+
+def centre_crop(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """The middle of (N, C, *S); a view. Every axis loses the same number of voxels on both sides."""
+    for axis, n in enumerate(size):
+        surplus = maps.shape[2 + axis] - n
+        maps = maps.narrow(2 + axis, surplus // 2, n)
+    return maps
+
+
+def pad_end(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """(N, C, *S) continued to `size` by repeating its last voxels along every axis; works for axes of one voxel."""
+    amounts: list[int] = []
+    for have, want in zip(reversed(maps.shape[2:]), reversed(list(size)), strict=True):
+        amounts += [0, want - have]
+    return functional.pad(maps, amounts, mode="replicate") if any(amounts) else maps
+
+
+def join(skip: Tensor, up: Tensor) -> Tensor:
+    """The centre of `skip` and `up` beside each other along the channels."""
+    return torch.cat((centre_crop(skip, up.shape[2:]), up), dim=1)

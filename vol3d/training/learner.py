@@ -1,0 +1,144 @@
+"""A network while it learns: the network, its optimizer, its averaged weights and its gradient scaler."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vol3d.errors import ModelError
+from vol3d.training.averaging import AveragedWeights
+from vol3d.training.loader import Batch
+from vol3d.training.optimizer import (
+    cpu_copy,
+    forget_direction,
+    make_optimizer,
+    optimizer_state,
+    restore_optimizer,
+    set_learning_rate,
+)
+from vol3d.training.settings import FitSettings
+from vol3d.training.state import LogRow, TrainingState
+from vol3d.training.step import Gradients, Loss, accumulate_gradients
+
+
+class Learner:
+    """Set up once on a Fabric; then `gradients` and `update` in turn. The network is trained in place."""
+
+    def __init__(self, network: nn.Module, loss: Loss, settings: FitSettings, fabric: Any) -> None:  # noqa: ANN401
+        self.network, self.settings, self.fabric = network, settings, fabric
+        network.to(fabric.device)
+        self.memory_format = _memory_format(network) if settings.channels_last else torch.contiguous_format
+        network.to(memory_format=self.memory_format)  # type: ignore[call-overload]  # torch's stubs lack it alone
+        network.train()
+        self.loss = loss.to(fabric.device) if isinstance(loss, nn.Module) else loss
+        self._optimizer = make_optimizer(
+            network,
+            settings.optimizer,
+            learning_rate=settings.learning_rate,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+        )
+        module = torch.compile(network) if settings.compile else network
+        self._module, self._fabric_optimizer = fabric.setup(module, self._optimizer)
+        self.averaged = None if settings.ema_decay is None else AveragedWeights(network, settings.ema_decay)
+
+    def to_device(self, batches: Sequence[Batch]) -> list[Batch]:
+        """Start copying an iteration's batches to the device."""
+        return [batch.to(self.fabric.device, self.memory_format) for batch in batches]
+
+    def gradients(self, batches: Sequence[Batch]) -> Gradients:
+        """Launch forward and backward passes over batches on the device."""
+        clip = self.settings.gradient_clip
+        return accumulate_gradients(
+            self._module, self._fabric_optimizer, self.loss, batches, fabric=self.fabric, clip=clip
+        )
+
+    def update(self, iteration: int, learning_rate: float) -> None:
+        """One optimiser step with the gradients at hand, then the averages. iteration: 0-based."""
+        set_learning_rate(self._optimizer, learning_rate)
+        self._fabric_optimizer.step()
+        if self.averaged is not None:
+            self.averaged.update(self.network, iteration)
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """What the network would be used with: the averaged weights if there are any."""
+        return self.network.state_dict() if self.averaged is None else self.averaged.values
+
+    def weights_copy(self) -> dict[str, Tensor]:
+        """`weights` as CPU copies."""
+        return _copies(self.weights)
+
+    def validation_copy(self) -> nn.Module:
+        """The network with `weights`, in evaluation mode: a copy that may be changed at will."""
+        twin = copy.deepcopy(self.network)
+        twin.load_state_dict(self.weights)
+        return twin.eval()
+
+    def go_back(self, weights: Mapping[str, Tensor]) -> None:
+        """Continue from `weights`. Where that moves the network, the optimizer's momentum starts from zero."""
+        current = self.network.state_dict()
+        moved = any(not torch.equal(value.cpu(), weights[name]) for name, value in current.items())
+        if moved:
+            _load(self.network, weights)
+            forget_direction(self._optimizer)
+        if self.averaged is not None:
+            self.averaged.load(weights)
+
+    @property
+    def loss_scale(self) -> float | None:
+        """By what fp16 multiplies the loss; None in other precisions."""
+        return self.fabric.strategy.precision.state_dict().get("scale")
+
+    def state(
+        self, iteration: int, best_score: float | None, best: dict[str, Tensor] | None, history: Sequence[LogRow]
+    ) -> TrainingState:
+        """All there is to save, as CPU copies."""
+        return TrainingState(
+            iteration=iteration,
+            model=_copies(self.network.state_dict()),
+            optimizer=optimizer_state(self._optimizer),
+            averaged=None if self.averaged is None else _copies(self.averaged.values),
+            best_score=best_score,
+            best=best,
+            scaler=self.fabric.strategy.precision.state_dict() or None,
+            history=tuple(history),
+        )
+
+    def restore(self, state: TrainingState) -> None:
+        """Become what `state` was. Raises `ModelError` where it belongs to another network or configuration."""
+        if (state.averaged is None) != (self.averaged is None):
+            raise ModelError(
+                f"the checkpoint was made {'without' if state.averaged is None else 'with'} averaged weights. "
+                "Resume with the configuration that the run was started with."
+            )
+        _load(self.network, state.model)
+        restore_optimizer(self._optimizer, state.optimizer)
+        if self.averaged is not None and state.averaged is not None:
+            self.averaged.load(state.averaged)
+        if state.scaler is not None and self.loss_scale is not None:
+            self.fabric.strategy.precision.load_state_dict(state.scaler)
+
+
+def _copies(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: cpu_copy(value) for name, value in weights.items()}
+
+
+def _load(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ModelError(
+            f"the checkpoint belongs to another network ({' '.join(str(error).split())[:200]}). "
+            "Resume with the configuration that the run was started with."
+        ) from error
+
+
+def _memory_format(network: nn.Module) -> torch.memory_format:
+    """Channels last, for two or three axes as the network's convolutions have."""
+    volumetric = any(parameter.ndim == 5 for parameter in network.parameters())
+    return torch.channels_last_3d if volumetric else torch.channels_last

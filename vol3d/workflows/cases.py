@@ -1,0 +1,117 @@
+"""Images and labels, read, checked against each other and prepared for training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from vol3d import io
+from vol3d.config import Config
+from vol3d.errors import ConfigError, LabelError
+from vol3d.transforms import Preprocessing
+from vol3d.volume import SparseLabels, Volume
+from vol3d.workflows.labels import LabelMeaning, decide
+from vol3d.workflows.listener import Listener
+from vol3d.workflows.sources import Source, Spacing, content_hash, image_volume, label_volume
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One scan ready for training, on its prepared grid (closest RAS, target spacing).
+
+    image: float32 (C, X, Y, Z), normalised. labels: same grid. scan: geometry facts of the file as it came.
+    """
+
+    name: str
+    image: torch.Tensor
+    labels: SparseLabels
+    spacing_mm: tuple[float, float, float]
+    scan: dict[str, Any]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Prepared grid (X, Y, Z)."""
+        return self.labels.shape
+
+
+@dataclass(frozen=True)
+class TrainingFiles:
+    """What to train on: images, labels and optional per-voxel weights, in one order."""
+
+    images: tuple[Source, ...]
+    labels: tuple[Source, ...]
+    weights: tuple[Source, ...] = ()
+
+
+def gather(images: Sequence[Source], labels: Sequence[Source], weights: Sequence[Source]) -> TrainingFiles:
+    """Resolve folders and globs, and pair images with labels by their names. Raises where something is unpaired."""
+    if not images or not labels:
+        missing = "an image (-i)" if not images else "labels (-l)"
+        raise ConfigError(f"training needs images and labels; {missing} is missing")
+    if not all(isinstance(source, str) for source in [*images, *labels]):
+        if len(images) != len(labels):
+            raise ConfigError(f"{len(images)} images but {len(labels)} labels; give one label map per image")
+        return TrainingFiles(tuple(images), tuple(labels), tuple(weights))
+    pairs = io.pair(io.find([str(s) for s in images]), io.find([str(s) for s in labels]))
+    found = tuple(io.find([str(s) for s in weights])) if weights else ()
+    if found and len(found) != len(pairs):
+        raise ConfigError(f"{len(pairs)} images but {len(found)} weight maps; give one per image, in the images' order")
+    return TrainingFiles(tuple(a for a, _ in pairs), tuple(b for _, b in pairs), found)
+
+
+def load(
+    files: TrainingFiles, config: Config, preprocessing: Preprocessing, listener: Listener, spacing_mm: Spacing = None
+) -> tuple[list[Case], LabelMeaning]:
+    """Read every case, refuse what does not fit together, and prepare it. Cases without labels are left out, aloud."""
+    label_volumes = [label_volume(source, config.data, spacing_mm) for source in files.labels]
+    meaning = decide(label_volumes, config.labels)
+    cases: list[Case] = []
+    for number, (source, labels) in enumerate(zip(files.images, label_volumes, strict=True)):
+        image = image_volume(source, config.data, spacing_mm)
+        image.require_same_grid(labels)
+        sparse = meaning.sparse(labels, _weight(files, number, image, config))
+        if not sparse.labeled.any():
+            listener.warn(f"{labels.name} has no labeled voxel; the case is left out")
+            continue
+        cases.append(_prepare(image, sparse, preprocessing, content_hash(source), content_hash(files.labels[number])))
+    if not cases:
+        raise LabelError(
+            f"{label_volumes[0].name}: expected labeled voxels, found none. Paint some, or mend --unlabeled."
+        )
+    channels = {case.image.shape[0] for case in cases}
+    if len(channels) > 1:
+        found = ", ".join(f"{case.name} has {case.image.shape[0]}" for case in cases)
+        raise ConfigError(f"all images need the same channels: {found}. Select one with --channel.")
+    return cases, meaning
+
+
+def _weight(files: TrainingFiles, number: int, image: Volume, config: Config) -> np.ndarray[Any, Any] | None:
+    if not files.weights:
+        return None
+    source = files.weights[number]
+    volume = (
+        io.read_weights(source, xform=config.data.xform)
+        if isinstance(source, str)
+        else image_volume(source, config.data)
+    )
+    image.require_same_grid(volume)
+    return volume.array[0].astype(np.float32)
+
+
+def _prepare(image: Volume, labels: SparseLabels, preprocessing: Preprocessing, *hashes: str) -> Case:
+    prepared = preprocessing.apply(image)
+    x, y, z = (float(v) for v in prepared.affine.spacing)
+    scan = {
+        "shape": list(image.shape),
+        "spacing_mm": list(image.spacing_mm),
+        "orientation": image.affine.codes,
+        "intensities": prepared.statistics,
+        "image_sha256": hashes[0],
+        "labels_sha256": hashes[1],
+    }
+    fitted = preprocessing.apply_labels(labels)
+    return Case(image.name, torch.from_numpy(prepared.array), replace(fitted, name=labels.name), (x, y, z), scan)

@@ -1,0 +1,91 @@
+"""What a run will cost, before it starts: parameters, memory, time. Estimates, and labeled so."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import torch
+
+from vol3d.networks import activation_values, build, flops, paper_parameter_count, parameter_count
+
+if TYPE_CHECKING:
+    from vol3d.workflows.device import Device
+    from vol3d.workflows.plan import Plan
+
+_BACKWARD = 3.0  # a training step costs about three forward passes
+_COPIES = {"adamw": 4, "sgd": 3}  # weights, gradients and what the optimiser keeps
+
+
+def plan_lines(plan: Plan) -> list[str]:
+    """The plan in words, a line each."""
+    network = build(plan.network, plan.channels, plan.classes)
+    training = plan.config.training
+    seconds = step_seconds(plan)
+    geometry = plan.geometry
+    if training.iterations is not None:
+        length = f"{training.iterations} iterations, about {_clock(training.iterations * seconds)}"
+    else:
+        budget = training.time_budget_s or 0.0
+        length = f"{_clock(budget)} time budget, about {max(1, int(budget / seconds))} iterations"
+    margin = "" if geometry.padded else f"; valid input sizes {', '.join(_rules(plan))}"
+    return [
+        f"network: {plan.network.kind}, {plan.network.dimensions}-D, {len(plan.network.encoder)} levels "
+        f"{' '.join(f'({a})' for a in (', '.join(map(str, level)) for level in plan.network.encoder))}, "
+        f"{plan.network.padding} padding, normalization {plan.network.normalization}",
+        f"channels in: {plan.channels}; classes: {plan.classes}",
+        f"parameters: {parameter_count(network):,} in all; {paper_parameter_count(network):,} "
+        f"without normalization layers, as the paper counts",
+        f"margin: {_times(geometry.margin)}; total stride: {_times(geometry.total_stride)}{margin}",
+        f"tile in → out: {_times(plan.patch)} → {_times(plan.output)}, batch of {plan.batch_size}",
+        f"arithmetic: {flops(network, plan.patch) / 1e9:.1f} GFLOP forward per patch",
+        f"memory of training: about {training_bytes(plan) / 1e9:.1f} GB on {plan.device.name}, {plan.device.precision}",
+        f"time: {length} ({seconds:.2f} s per iteration, estimated from this device's speed)",
+    ]
+
+
+def training_bytes(plan: Plan) -> float:
+    """Bytes of weights, gradients, optimiser and the activations of one micro-batch."""
+    network = build(plan.network, plan.channels, plan.classes)
+    width = 4 if plan.device.precision == "float32" else 2
+    copies = _COPIES[plan.config.training.optimizer] + 1  # and the averaged weights
+    stored = activation_values(network, plan.patch) * plan.batch_size
+    return 4.0 * copies * parameter_count(network) + width * stored * 1.5  # 1.5: gradients of the largest layers
+
+
+def step_seconds(plan: Plan) -> float:
+    """Estimated seconds of one iteration, from the arithmetic and a short measurement of the device."""
+    network = build(plan.network, plan.channels, plan.classes)
+    work = _BACKWARD * flops(network, plan.patch) * plan.batch_size * plan.config.training.accumulate
+    return work / device_rate(plan.device)
+
+
+def device_rate(device: Device) -> float:
+    """FLOP per second of a 3-D convolution on `device`, measured within about half a second."""
+    convolution = torch.nn.Conv3d(32, 32, 3, padding=1).to(device.name)
+    image = torch.zeros(1, 32, 48, 48, 24, device=device.name)
+    work = 2.0 * 27 * 32 * 32 * image[0, 0].numel()
+    best = float("inf")
+    with torch.inference_mode():
+        for _ in range(4):
+            begin = time.perf_counter()
+            convolution(image)
+            if device.is_gpu:
+                torch.cuda.synchronize(device.name)
+            best = min(best, time.perf_counter() - begin)
+    return work / best
+
+
+def _rules(plan: Plan) -> list[str]:
+    rules = [plan.geometry.rule(axis) for axis in range(plan.geometry.dimensions)]
+    return list(dict.fromkeys(rules))
+
+
+def _times(sizes: tuple[int, ...]) -> str:
+    return "×".join(map(str, sizes))
+
+
+def _clock(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

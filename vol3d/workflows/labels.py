@@ -1,0 +1,158 @@
+"""What the codes of a label file mean: which are classes, and which voxels somebody annotated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vol3d.config import LabelsConfig
+from vol3d.errors import LabelError
+from vol3d.volume import LabelTable, SparseLabels, Volume
+
+_MOST = 0.5
+_AXES = "xyz"
+_UNLABELED_NAMES = {"unlabeled", "unlabelled", "ignore", "unknown"}
+
+
+@dataclass(frozen=True)
+class LabelMeaning:
+    """The classes of a task and how annotated voxels are told from the others. said: one line for the user."""
+
+    table: LabelTable
+    config: LabelsConfig
+    said: str
+
+    def sparse(self, volume: Volume, weight: NDArray[np.float32] | None = None) -> SparseLabels:
+        """The labels of one file: (1, X, Y, Z) codes → class indices and mask. Raises `LabelError` on strange codes."""
+        codes = volume.array[0]
+        mask = annotated_planes(volume, self.config)
+        if mask is not None:  # outside the annotated slices a code means nothing, whatever it is
+            codes = np.where(mask, codes, self.table.codes[0]).astype(codes.dtype)
+        classes, labeled = self.table.encode(codes, volume.name)
+        return SparseLabels(classes, labeled if mask is None else labeled & mask, volume.affine, volume.name, weight)
+
+
+def annotated_planes(volume: Volume, config: LabelsConfig) -> NDArray[np.bool_] | None:
+    """Mask (X, Y, Z) of the slices that were declared annotated, None where nothing was declared.
+
+    Raises `LabelError` where a slice lies outside the volume.
+    """
+    if not config.annotated_slices:
+        return None
+    mask = np.zeros(volume.shape, dtype=bool)
+    for letter, indices in config.annotated_slices.items():
+        axis = _AXES.index(letter)
+        for index in indices:
+            if index >= volume.shape[axis]:
+                raise LabelError(
+                    f"{volume.name}: slice {letter}={index} does not exist: {letter} runs from 0 to "
+                    f"{volume.shape[axis] - 1}. `vol3d info` prints the axes."
+                )
+            mask[(slice(None),) * axis + (index,)] = True
+    return mask
+
+
+def code_counts(volume: Volume, mask: NDArray[np.bool_] | None = None) -> dict[int, int]:
+    """Voxels per code, of all voxels or of those in `mask`."""
+    values = volume.array[0] if mask is None else volume.array[0][mask]
+    codes, counts = np.unique(values, return_counts=True)
+    return {int(code): int(count) for code, count in zip(codes, counts, strict=True)}
+
+
+def stored_names(volume: Volume) -> dict[int, str]:
+    """Class names kept in the label file, code → name."""
+    return {int(code): str(name) for code, name in volume.attributes.get("class_names", {}).items()}
+
+
+def unlabeled_codes(volumes: list[Volume], config: LabelsConfig) -> tuple[int, ...]:
+    """Codes that mean unlabeled: as configured, else those a label file itself names so."""
+    if config.unlabeled or config.dense:
+        return config.unlabeled
+    named = {
+        code for volume in volumes for code, name in stored_names(volume).items() if name.lower() in _UNLABELED_NAMES
+    }
+    return tuple(sorted(named))
+
+
+def decide(volumes: list[Volume], config: LabelsConfig) -> LabelMeaning:
+    """Find out what the codes mean, or refuse with the choices where only the user can know.
+
+    volumes: label files (1, X, Y, Z) of codes. Raises `LabelError` where 0 covers most of a volume and nobody said
+    whether it is background or unlabeled, and where no voxel is labeled at all.
+    """
+    unlabeled = unlabeled_codes(volumes, config)
+    totals: dict[int, int] = {}
+    for volume in volumes:
+        counts = code_counts(volume, annotated_planes(volume, config))
+        if not (unlabeled or config.dense or config.annotated_slices):
+            refuse_ambiguous_zero(volume, counts)
+        labeled = {code: count for code, count in counts.items() if code not in unlabeled}
+        if not labeled and len(volumes) == 1:
+            raise LabelError(
+                f"{volume.name}: expected labeled voxels, found none: every voxel holds code "
+                f"{', '.join(map(str, sorted(counts)))}, which means unlabeled. Paint some slices, or mend --unlabeled."
+            )
+        for code, count in labeled.items():
+            totals[code] = totals.get(code, 0) + count
+    if not totals:
+        names = ", ".join(v.name for v in volumes)
+        raise LabelError(f"{names}: expected labeled voxels, found none. Paint some slices, or mend --unlabeled.")
+    table = _table(totals, volumes, config, unlabeled)
+    if len(table) < 2:
+        only = table.classes[0]
+        raise LabelError(
+            f"{volumes[0].name}: expected at least two classes among labeled voxels, found only code {only.code}. "
+            f"Background must be annotated too: paint it, or say --dense if 0 is background everywhere."
+        )
+    return LabelMeaning(table, config, _say(table, config, unlabeled))
+
+
+def refuse_ambiguous_zero(volume: Volume, counts: dict[int, int]) -> None:
+    """Raise `LabelError` where code 0 covers most of a label file that nobody has explained."""
+    share = counts.get(0, 0) / sum(counts.values())
+    if share > _MOST:
+        raise LabelError(
+            f"{volume.name}: code 0 covers {100 * share:.1f} % of the voxels, and background is not the same as "
+            f"unlabeled. Say which it is: --unlabeled 0 (0 means nobody annotated), --annotated-slices z=10,20 "
+            f"(in those slices 0 is background), or --dense (0 is background everywhere)."
+        )
+
+
+def _table(
+    totals: dict[int, int], volumes: list[Volume], config: LabelsConfig, unlabeled: tuple[int, ...]
+) -> LabelTable:
+    names: dict[int, str] = {}
+    for volume in volumes:
+        names |= stored_names(volume)
+    if config.classes:
+        names |= {c.code: c.name for c in config.classes}
+        return LabelTable.from_codes([c.code for c in config.classes], unlabeled, names)
+    return LabelTable.from_codes(list(totals), unlabeled, names)
+
+
+def _say(table: LabelTable, config: LabelsConfig, unlabeled: tuple[int, ...]) -> str:
+    classes = ", ".join(f"{c.code} {c.name}" for c in table.classes[:12]) + (" …" if len(table) > 12 else "")
+    parts = [f"{len(table)} classes: {classes}"]
+    if unlabeled:
+        parts.append(f"unlabeled: code {', '.join(map(str, unlabeled))}")
+    if config.annotated_slices:
+        slices = " ".join(f"{a}={','.join(map(str, i))}" for a, i in config.annotated_slices.items())
+        parts.append(f"annotated slices {slices} (0-based, axes as in `vol3d info`), everything else unlabeled")
+    elif not unlabeled:
+        parts.append("every voxel annotated")
+    return "; ".join(parts)
+
+
+def parse_annotated_slices(texts: list[str]) -> dict[str, tuple[int, ...]]:
+    """`["z=10,20", "y=5"]` → {"z": (10, 20), "y": (5,)}. Raises `LabelError` on anything else."""
+    found: dict[str, tuple[int, ...]] = {}
+    for text in texts:
+        axis, equals, numbers = text.partition("=")
+        parts: list[Any] = [part.strip() for part in numbers.split(",")]
+        if axis not in _AXES or not axis or not equals or not all(part.isdigit() for part in parts):
+            raise LabelError(f"--annotated-slices expects AXIS=NUMBERS such as z=10,20,30, found {text!r}")
+        found[axis] = found.get(axis, ()) + tuple(int(part) for part in parts)
+    return found

@@ -1,0 +1,223 @@
+"""A scan and a model → a label map on the scan's own grid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vol3d import inference, io
+from vol3d.bundle import ModelBundle
+from vol3d.config import DataConfig
+from vol3d.errors import ConfigError, ModelError
+from vol3d.report import preview_png
+from vol3d.transforms import PreparedImage, Preprocessing
+from vol3d.volume import LabelTable, Slab, Volume
+from vol3d.workflows.device import Device, memory_bytes, pick_device
+from vol3d.workflows.listener import Listener, Quiet
+from vol3d.workflows.models import find_model
+from vol3d.workflows.sources import Source, Spacing, image_volume
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """How to predict. tile: the network's input size along X, Y, Z, None plans it for `max_memory_gb`.
+
+    probabilities: also keep class probabilities. tta: average over flips of the whole volume.
+    """
+
+    probabilities: bool = False
+    tta: bool = False
+    tile: tuple[int, int, int] | None = None
+    overlap: float = 0.25
+    max_memory_gb: float | None = None
+    device: str = "auto"
+    overwrite: bool = False
+    preview: bool = True
+    data: DataConfig = field(default_factory=DataConfig)
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What `predict` returns.
+
+    codes: unsigned (X, Y, Z) on the scan's grid. probabilities: float32 (K, X, Y, Z) or None. path: the written label
+    map, None where nothing was written. preview: the PNG beside it. warnings: what `predict` warned of.
+    """
+
+    codes: NDArray[Any]
+    table: LabelTable
+    probabilities: NDArray[np.float32] | None
+    path: str | None
+    preview: Path | None
+    warnings: tuple[str, ...]
+
+
+def predict(
+    scan: Source,
+    model: str | Path | ModelBundle | None = None,
+    output: str | Path | None = None,
+    *,
+    options: PredictOptions | None = None,
+    spacing_mm: Spacing = None,
+    listener: Listener | None = None,
+) -> Prediction:
+    """Segment one scan.
+
+    scan: a file, an array (X, Y, Z) or (C, X, Y, Z) with `spacing_mm`, or a `Volume`. model: a bundle, a model file, a
+    run folder, or None for the newest run under ./runs. output: the label map to write; by default a scan given as a
+    file is written beside itself with `_seg` in its name, and an array is only returned.
+    Raises `ModelError` where the scan does not fit the model, `FileFormatError` where the output exists.
+    """
+    choice, tell = options or PredictOptions(), listener or Quiet()
+    target = _target(scan, output)
+    if target is not None:
+        _refuse_early(target, choice)
+    bundle = _bundle(model, tell)
+    volume = image_volume(scan, choice.data, spacing_mm)
+    _require_channels(volume, bundle)
+    warnings = tuple(unlike_training(volume, bundle.training_range))
+    device = pick_device(choice.device)
+    network = bundle.build(device.name)
+    prepared = Preprocessing.from_json(bundle.preprocessing).apply(volume)
+    warnings += tuple(intensities_unlike_training(prepared.statistics, bundle.training_range))
+    for text in warnings:
+        tell.warn(f"{volume.name}: {text}")
+    slabs = run_network(network, prepared, choice, device, tell)
+    classes = len(bundle.labels)
+    probabilities = None
+    if choice.probabilities:
+        probabilities = prepared.undo.probabilities(slabs, classes)
+        indices = probabilities.argmax(axis=0)
+    else:
+        indices = prepared.undo.labels(slabs, classes)
+    codes = bundle.labels.decode(indices)
+    preview = None
+    if target is not None:
+        names = {c.code: c.name for c in bundle.labels.classes}
+        io.write_labels(target, codes, volume, names=names, overwrite=choice.overwrite)
+        if probabilities is not None:
+            where = io.default_output(target, "_probabilities")
+            channel_names = [c.name for c in bundle.labels.classes]
+            io.write_image(where, probabilities, volume, overwrite=choice.overwrite, channel_names=channel_names)
+            tell.note(f"class probabilities: {where}")
+        if choice.preview:
+            preview = _preview(target, volume, indices, bundle.labels)
+    return Prediction(codes, bundle.labels, probabilities, target, preview, warnings)
+
+
+def output_for(scan: str, output: str | None, scans: int) -> str:
+    """Where the label map of `scan` goes. output: a file (one scan), a folder, or None for beside the scan.
+
+    Raises `ConfigError` where several scans would be written to one file.
+    """
+    if output is None:
+        return io.default_output(scan)
+    folder = Path(output)
+    if folder.is_dir() or output.endswith("/"):
+        folder.mkdir(parents=True, exist_ok=True)
+        file, _, dataset = io.default_output(scan).partition(".h5:")
+        return str(folder / Path(file).name) + (f".h5:{dataset}" if dataset else "")
+    if scans > 1:
+        raise ConfigError(f"-o {output} is one file, but there are {scans} scans; give a folder that ends in /")
+    return output
+
+
+def run_network(
+    network: Any,  # noqa: ANN401  any torch module that states its margin and stride
+    prepared: PreparedImage,
+    choice: PredictOptions,
+    device: Device,
+    tell: Listener,
+) -> Iterator[Slab]:
+    """Class probabilities of a prepared scan, slab by slab."""
+    _, *shape = prepared.array.shape
+    plan = inference.plan_tiles(
+        (shape[0], shape[1], shape[2]),
+        network.margin,
+        network.total_stride,
+        tile=choice.tile,
+        memory_bytes=memory_bytes(device, choice.max_memory_gb),
+        bytes_per_voxel=inference.bytes_per_voxel(network),
+        classes=network.classes,
+        overlap=choice.overlap,
+    )
+    engine = inference.predict_flips if choice.tta else inference.predict_slabs
+    return engine(
+        network,
+        prepared.array,
+        plan,
+        device=device.name,
+        precision=device.precision,
+        progress=lambda done, total: tell.progress("predicting", done, total, {}),
+    )
+
+
+def unlike_training(volume: Volume, training: dict[str, Any]) -> Iterable[str]:
+    """Ways in which a scan's geometry leaves the range seen in training."""
+    low, high = np.array(training["spacing_mm"]["minimum"]), np.array(training["spacing_mm"]["maximum"])
+    spacing = volume.affine.orientation.apply_spacing(volume.affine.spacing)
+    if (spacing < low / 1.5).any() or (spacing > high * 1.5).any():
+        found = "×".join(f"{v:.4g}" for v in spacing)
+        wanted = "×".join(f"{v:.4g}" for v in (low + high) / 2)
+        yield f"spacing {found} mm differs from training ({wanted} mm); labels may be worse: train with spacing_mm set"
+    if volume.affine.codes not in training["orientations"]:
+        yield (
+            f"orientation {volume.affine.codes} was not seen in training ({', '.join(training['orientations'])}); "
+            f"it is turned to RAS as in training, so check that its header is right"
+        )
+
+
+def intensities_unlike_training(statistics: list[dict[str, float]], training: dict[str, Any]) -> Iterable[str]:
+    """Channels whose intensities hardly overlap those seen in training."""
+    for channel, (seen, found) in enumerate(zip(training["intensities"], statistics, strict=True)):
+        width = max(seen["p99"] - seen["p1"], 1e-12)
+        shared = min(seen["p99"], found["p99"]) - max(seen["p1"], found["p1"])
+        if shared < 0.25 * width or found["p99"] - found["p1"] > 4 * width:
+            yield (
+                f"channel {channel} runs from {found['p1']:.4g} to {found['p99']:.4g} (1st to 99th percentile), "
+                f"in training from {seen['p1']:.4g} to {seen['p99']:.4g}; is it the same kind of scan?"
+            )
+
+
+def _target(scan: Source, output: str | Path | None) -> str | None:
+    if output is not None:
+        return str(output)
+    return io.default_output(str(scan)) if isinstance(scan, (str, Path)) else None
+
+
+def _refuse_early(target: str, choice: PredictOptions) -> None:
+    """Before hours of work: everything that will be written can be."""
+    io.require_writable(target, choice.overwrite)
+    if choice.probabilities:
+        io.require_writable(io.default_output(target, "_probabilities"), choice.overwrite)
+
+
+def _bundle(model: str | Path | ModelBundle | None, tell: Listener) -> ModelBundle:
+    if isinstance(model, ModelBundle):
+        return model
+    path = find_model(model)
+    if model is None:
+        tell.note(f"model: {path} (the newest run; choose another with -m)")
+    return ModelBundle.load(path)
+
+
+def _require_channels(volume: Volume, bundle: ModelBundle) -> None:
+    if volume.channels == bundle.in_channels:
+        return
+    remedy = " Select one with --channel 0." if bundle.in_channels == 1 else " Give the scan the model was trained for."
+    raise ModelError(
+        f"{volume.name} has {volume.channels} channel{'s'[: volume.channels > 1]}; the model expects "
+        f"{bundle.in_channels}.{remedy}"
+    )
+
+
+def _preview(target: str, volume: Volume, indices: NDArray[Any], table: LabelTable) -> Path:
+    file, _ = io.split_name(target)
+    path = io.preview_path(file)
+    preview_png(path, volume.array[0], volume.affine, [("scan", None), ("prediction", indices)], table)
+    return path

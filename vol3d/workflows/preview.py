@@ -1,0 +1,55 @@
+"""The picture at the end of a training run: scan, painted labels, prediction, in three planes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vol3d import inference
+from vol3d.report import preview_png
+from vol3d.volume import LabelTable
+from vol3d.workflows.device import memory_bytes
+
+if TYPE_CHECKING:
+    from vol3d.bundle import ModelBundle
+    from vol3d.config import InferenceConfig
+    from vol3d.workflows.cases import Case
+    from vol3d.workflows.device import Device
+
+
+def training_preview(path: Path, bundle: ModelBundle, case: Case, device: Device, settings: InferenceConfig) -> None:
+    """Predict three planes through the middle of the labels of `case` and draw them. Prepared grid (closest RAS)."""
+    network = bundle.build(device.name)
+    middle = _middle(case)
+    needed = np.zeros(case.shape, dtype=bool)
+    for axis, index in enumerate(middle):
+        needed[(slice(None),) * axis + (index,)] = True
+    plan = inference.plan_tiles(
+        case.shape,
+        network.margin,
+        network.total_stride,
+        tile=settings.tile,
+        memory_bytes=memory_bytes(device, settings.max_memory_gb),
+        bytes_per_voxel=inference.bytes_per_voxel(network),
+        classes=network.classes,
+        overlap=settings.overlap,
+    )
+    predicted = np.zeros(case.shape, dtype=case.labels.classes.dtype)
+    slabs = inference.predict_slabs(
+        network, case.image, plan, device=device.name, precision=device.precision, needed=needed
+    )
+    for slab in slabs:
+        predicted[slab.start : slab.stop] = slab.values.argmax(axis=0)
+    painted = np.where(case.labels.labeled, case.labels.classes, -1)
+    table: LabelTable = bundle.labels
+    layers = [("scan", None), ("painted", painted), ("prediction", predicted)]
+    preview_png(path, case.image[0].numpy(), case.labels.affine, layers, table, through=middle)
+
+
+def _middle(case: Case) -> tuple[int, int, int]:
+    """The labeled voxel nearest to the centre of all labeled voxels."""
+    voxels = np.argwhere(case.labels.labeled)
+    x, y, z = voxels[np.abs(voxels - voxels.mean(axis=0)).sum(axis=1).argmin()]
+    return (int(x), int(y), int(z))

@@ -1,0 +1,198 @@
+"""The run folder: what is in it, when it may be written, and how a run is taken up again."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import signal
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from vol3d import io, report
+from vol3d.config import Config, parse_config
+from vol3d.errors import ConfigError, ModelError
+from vol3d.training import LogRow, TrainingState
+from vol3d.version import __version__
+from vol3d.workflows.cases import Case
+from vol3d.workflows.listener import Listener
+from vol3d.workflows.models import MODEL_FILE, RUNS
+from vol3d.workflows.validation import HeldOut, HeldOutScore
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vol3d.sampling import HoldOut
+    from vol3d.workflows.labels import LabelMeaning
+    from vol3d.workflows.plan import Plan
+
+
+@dataclass
+class Run:
+    """A run folder: model.safetensors, checkpoints/, metrics.csv, curves.png, preview.png, config.yaml, run.json.
+
+    iterations: the length fixed by an earlier start, None for a new run.
+    """
+
+    folder: Path
+    config: Config
+    record: dict[str, Any] = field(default_factory=dict)
+    iterations: int | None = None
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the full state is kept."""
+        return self.folder / "checkpoints"
+
+    def require_same_data(self, hashes: list[dict[str, str]]) -> None:
+        """Raise `ModelError` where the files are no longer those the run began with."""
+        if hashes != self.record.get("data"):
+            raise ModelError(
+                f"{self.folder}: the images or labels have changed since this run began; "
+                f"put the old files back, or train a new run on the new ones"
+            )
+
+    def start(self, plan: Plan, iterations: int, meaning: LabelMeaning, splits: Sequence[HoldOut]) -> None:
+        """Write down what the run is before its first iteration."""
+        if self.iterations is None:
+            self.iterations = iterations
+            self.record |= {
+                "vol3d": __version__,
+                "versions": versions(),
+                "machine": {
+                    "processor": platform.machine(),
+                    "device": plan.device.name,
+                    "precision": plan.device.precision,
+                },
+                "iterations": iterations,
+                "labels": meaning.table.to_json(),
+                "held_out": [split.said for split in splits],
+                "config": plan.config.to_json(),
+                "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            }
+        report.write_record(self.folder, self.record)
+
+    def finish(self, score: HeldOutScore | None, iterations: int, seconds: float) -> None:
+        """Write down how it ended."""
+        self.record |= {
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "seconds": round(seconds, 1),
+            "iterations": iterations,
+            "held_out_score": None if score is None else vars(score),
+        }
+        report.write_record(self.folder, self.record)
+
+
+def open_run(output: str | Path | None, config: Config, cases: list[Case], *, overwrite: bool) -> Run:
+    """A new run folder. Raises `ConfigError` where it exists and must not be replaced."""
+    folder = Path(output) if output is not None else _fresh_name(cases[0].name)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if not overwrite:
+            raise ConfigError(
+                f"{folder} exists. Go on with it (--resume {folder}), replace it (--overwrite), or name another."
+            )
+        if not (folder / "run.json").is_file():
+            raise ConfigError(f"{folder} exists and is no run of vol3d; it will not be replaced. Name another folder.")
+        shutil.rmtree(folder)
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    run = Run(folder, config, {"data": data_hashes(cases)})
+    with io.atomic.replace(folder / "config.yaml") as temporary:
+        temporary.write_text(yaml.safe_dump(config.to_json(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    return run
+
+
+def resume_run(folder: Path) -> Run:
+    """The run in `folder`. Raises `ModelError` where there is none, or it is finished."""
+    record = report.read_record(folder)
+    if (folder / MODEL_FILE).is_file():
+        raise ModelError(f"{folder}: this run is finished; predict with -m {folder}, or train a new one")
+    if "config" not in record or "iterations" not in record:
+        raise ModelError(f"{folder}: run.json lacks the configuration. Train again into a new folder.")
+    config = parse_config(record["config"], source=str(folder / report.RECORD))
+    if any(name.startswith("<") for name in config.data.images):
+        raise ModelError(f"{folder}: this run was trained on arrays in memory, which cannot be found again")
+    return Run(folder, config, record, int(record["iterations"]))
+
+
+def data_hashes(cases: list[Case]) -> list[dict[str, str]]:
+    """SHA-256 of every image and label map."""
+    return [{"image": case.scan["image_sha256"], "labels": case.scan["labels_sha256"]} for case in cases]
+
+
+def provenance(cases: list[Case], iterations: int) -> dict[str, Any]:
+    """Where a model comes from: versions and hashes; no names, no paths."""
+    return {"vol3d": __version__, "versions": versions(), "iterations": iterations, "data": data_hashes(cases)}
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes."""
+    from importlib import metadata
+
+    names = ("torch", "monai", "lightning-fabric", "numpy", "scipy", "nibabel", "h5py", "SimpleITK")
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}
+
+
+def _fresh_name(scan: str) -> Path:
+    file, _ = io.split_name(scan)
+    stem = file.name.split(".")[0] or "scan"
+    return Path(RUNS) / f"{time.strftime('%Y%m%d-%H%M%S')}-{stem}"
+
+
+class RunOutput:
+    """Follows the loop: progress, metrics.csv, and TensorBoard where it is installed."""
+
+    def __init__(self, run: Run, iterations: int, held: HeldOut, tell: Listener, state: TrainingState | None) -> None:
+        self._iterations, self._held, self._tell = iterations, held, tell
+        self._csv = report.MetricsFile(run.folder / "metrics.csv", () if state is None else state.history)
+        self._board = report.open_tensorboard(run.folder)
+        self._iou: float | None = None
+
+    def log(self, row: LogRow) -> None:
+        """Take in one iteration."""
+        if row.validation is not None:
+            self._iou = row.validation
+        self._csv.add(row)
+        if self._board is not None:
+            self._board.add_scalar("loss", row.loss, row.iteration)
+            if row.validation is not None:
+                self._board.add_scalar("held-out IoU", row.validation, row.iteration)
+        fields = {"loss": row.loss, "IoU": self._iou, "patches/s": row.samples_per_second}
+        self._tell.progress("training", row.iteration, self._iterations, fields)
+
+    def best_score(self) -> HeldOutScore | None:
+        """The best score of this process's validations."""
+        return max(self._held.scores, key=lambda score: score.value, default=None)
+
+
+class Interrupt:
+    """Turns the first Ctrl-C (or SIGTERM) into a question that the loop asks; the second one interrupts at once."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interrupt:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._take)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def asked(self) -> bool:
+        """Whether the run should save and stop."""
+        return self._asked
+
+    def _take(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002  the signature of a handler
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True

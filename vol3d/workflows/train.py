@@ -1,0 +1,111 @@
+"""Scans with sparse labels → a run folder with a model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vol3d.config import Config
+from vol3d.transforms import Preprocessing
+from vol3d.workflows.budget import Budget
+from vol3d.workflows.cases import TrainingFiles, gather, load
+from vol3d.workflows.demo import demo_config
+from vol3d.workflows.device import pick_device
+from vol3d.workflows.listener import Listener, Quiet
+from vol3d.workflows.plan import Grid, Plan, make_plan
+from vol3d.workflows.run import data_hashes, open_run, resume_run
+from vol3d.workflows.settings import Options, settle
+from vol3d.workflows.sources import Source, Spacing
+from vol3d.workflows.training_run import TrainingRun, TrainResult
+
+DEFAULT_CONFIG = Path("vol3d.yaml")
+
+
+def train(  # noqa: PLR0913  the verb that everything hangs on
+    images: Source | Sequence[Source] | None = None,
+    labels: Source | Sequence[Source] | None = None,
+    *,
+    weights: Source | Sequence[Source] = (),
+    config: Config | str | Path | dict[str, Any] | None = None,
+    output: str | Path | None = None,
+    options: Options | None = None,
+    overrides: Sequence[str] = (),
+    spacing_mm: Spacing = None,
+    resume: str | Path | None = None,
+    dry_run: bool = False,
+    overwrite: bool = False,
+    listener: Listener | None = None,
+) -> TrainResult | Plan:
+    """Train a network on sparsely labeled scans and write a run folder.
+
+    images, labels, weights: one or several files, folders, globs, `Volume`s or arrays (X, Y, Z) or (C, X, Y, Z) with
+    `spacing_mm`. config: a YAML file, a mapping or a `Config`; options: nested keys that win over it; overrides:
+    `a.b=value` strings that win over both. output: the run folder, by default runs/DATE-NAME. resume: a run folder to
+    go on with. dry_run: return the `Plan` and write nothing.
+    Raises `ConfigError`, `LabelError`, `GeometryError` or `FileFormatError` on bad input, before anything is written.
+    """
+    started = time.monotonic()
+    tell = listener or Quiet()
+    if resume is not None:
+        run = resume_run(Path(resume))
+        settled = run.config
+        files = TrainingFiles(settled.data.images, settled.data.labels, settled.data.weights)
+    else:
+        run = None
+        settled = _settle(config, _listed(images), options or {}, overrides, tell)
+        files = gather(
+            _listed(images) or settled.data.images,
+            _listed(labels) or settled.data.labels,
+            _listed(weights) or settled.data.weights,
+        )
+        settled = _with_files(settled, files)
+    device = pick_device(settled.training.device, settled.training.precision)
+    preprocessing = Preprocessing(**settled.preprocess.model_dump())
+    cases, meaning = load(files, settled, preprocessing, tell, spacing_mm)
+    grids = [Grid(case.shape, case.spacing_mm) for case in cases]
+    plan = make_plan(settled, grids, cases[0].image.shape[0], len(meaning.table), device)
+    if dry_run:
+        return plan
+    tell.note(meaning.said)
+    if run is None:
+        run = open_run(output, plan.config, cases, overwrite=overwrite)
+    else:
+        run.require_same_data(data_hashes(cases))
+    return TrainingRun(plan, cases, meaning, preprocessing, run, tell, Budget(plan, started)).go(resume is not None)
+
+
+def _settle(
+    config: Config | str | Path | dict[str, Any] | None,
+    images: Sequence[Source],
+    options: Options,
+    overrides: Sequence[str],
+    tell: Listener,
+) -> Config:
+    if config is None and not images:
+        if DEFAULT_CONFIG.is_file():
+            tell.note(f"using ./{DEFAULT_CONFIG}")
+            config = DEFAULT_CONFIG
+        else:
+            tell.note("no config and no images: training the embedded demo (its scans are made in ./vol3d_demo)")
+            config = demo_config(Path("vol3d_demo"))
+    return settle(config, options, overrides)
+
+
+def _with_files(config: Config, files: TrainingFiles) -> Config:
+    """Record which files train, where they are files."""
+
+    def names(sources: Sequence[Source]) -> tuple[str, ...]:
+        return tuple(str(s) if isinstance(s, (str, Path)) else f"<{type(s).__name__}>" for s in sources)
+
+    data = {"images": names(files.images), "labels": names(files.labels), "weights": names(files.weights)}
+    return config.model_copy(update={"data": config.data.model_copy(update=data)})
+
+
+def _listed(sources: Source | Sequence[Source] | None) -> list[Source]:
+    if sources is None:
+        return []
+    if isinstance(sources, (list, tuple)):
+        return [str(s) if isinstance(s, Path) else s for s in sources]
+    return [str(sources) if isinstance(sources, Path) else sources]  # type: ignore[list-item]

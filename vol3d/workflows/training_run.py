@@ -1,0 +1,249 @@
+"""One training run: from a plan and prepared cases to a model in a run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning_fabric
+import numpy as np
+import torch
+
+from vol3d import report
+from vol3d.bundle import ModelBundle
+from vol3d.errors import ConfigError
+from vol3d.losses import SparseLoss, class_weights
+from vol3d.networks import build, reestimate
+from vol3d.sampling import HoldOut, hold_out
+from vol3d.training import FitResult, FitSettings, Stage, TrainingState, fit, load_checkpoint, save_checkpoint
+from vol3d.transforms import Preprocessing
+from vol3d.volume import SparseLabels
+from vol3d.workflows.budget import REESTIMATION_BATCHES, Budget
+from vol3d.workflows.cases import Case
+from vol3d.workflows.device import memory_bytes
+from vol3d.workflows.labels import LabelMeaning
+from vol3d.workflows.listener import Listener
+from vol3d.workflows.models import MODEL_FILE
+from vol3d.workflows.patches import PatchCutter, patch_dataset
+from vol3d.workflows.plan import Plan
+from vol3d.workflows.preview import training_preview
+from vol3d.workflows.run import Interrupt, Run, RunOutput, provenance
+from vol3d.workflows.validation import HeldOut, HeldOutScore
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What `train` returns. model: None where the run was stopped before its end (`stopped`); go on with resume."""
+
+    run: Path
+    model: Path | None
+    bundle: ModelBundle | None
+    score: HeldOutScore | None
+    stopped: bool
+    iterations: int
+
+
+class TrainingRun:
+    """One run, from planned to bundled."""
+
+    def __init__(  # noqa: PLR0913, PLR0917 RUF100  the parts of a run
+        self,
+        plan: Plan,
+        cases: list[Case],
+        meaning: LabelMeaning,
+        preprocessing: Preprocessing,
+        run: Run,
+        tell: Listener,
+        budget: Budget,
+    ) -> None:
+        self.plan, self.cases, self.meaning, self.run = plan, cases, meaning, run
+        self.preprocessing, self.tell, self.budget = preprocessing, tell, budget
+        training = plan.config.training
+        self.table = meaning.table
+        self.splits = split_cases(cases, training.hold_out_every)
+        for said in dict.fromkeys(split.said for split in self.splits):
+            tell.note(said)
+        device = plan.device
+        self.fabric = lightning_fabric.Fabric(
+            accelerator="cuda" if device.is_gpu else "cpu",
+            devices=[int(device.name.partition(":")[2] or 0)] if device.is_gpu else 1,
+            precision={"float32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}[device.precision],
+        )
+        self.held = HeldOut(
+            cases,
+            [split.validation for split in self.splits],
+            self.table,
+            device,
+            lambda: memory_bytes(device, plan.config.inference.max_memory_gb),
+            current=training.batch_statistics == "current",
+        )
+        cut = PatchCutter(plan.patch, _triple(plan.geometry.margin), plan.config.augment)
+        everything = [case.labels for case in cases]
+        self.all_patches = patch_dataset(cases, everything, cut, training.seed)
+        self.patches = patch_dataset(cases, [s.training for s in self.splits], cut, training.seed)
+        self.loss = SparseLoss(self._class_weights(everything), dice=plan.config.loss.dice)
+
+    def go(self, resuming: bool) -> TrainResult:
+        """Fit, measure, save."""
+        generator = torch.Generator().manual_seed(self.plan.config.training.seed)
+        network = build(self.plan.network, self.plan.channels, self.plan.classes, generator=generator)
+        state: TrainingState | None = None
+        if resuming:
+            state = load_checkpoint(self.run.checkpoints)
+            self.tell.note(f"resuming {self.run.folder} after iteration {state.iteration}")
+        iterations = self.run.iterations or self.budget.iterations(
+            network, self.patches, self.loss, self._settings(1), self.fabric, self.held
+        )
+        self.run.start(self.plan, iterations, self.meaning, self.splits)
+        self.tell.note(f"{iterations} iterations on {self.plan.device.name}; run folder {self.run.folder}")
+        out = RunOutput(self.run, iterations, self.held, self.tell, state)
+        with Interrupt() as interrupt:
+            result = fit(
+                network,
+                self._stages(iterations),
+                self.loss,
+                self._settings(iterations),
+                fabric=self.fabric,
+                start=state,
+                validate=self.held if self.held else None,
+                on_log=out.log,
+                on_checkpoint=lambda kept: save_checkpoint(self.run.checkpoints, kept),
+                should_stop=interrupt.asked,
+            )
+        if result.stopped:
+            return TrainResult(self.run.folder, None, None, None, True, result.state.iteration)
+        return self._finish(network, result, out)
+
+    def _finish(self, network: torch.nn.Module, result: FitResult, out: RunOutput) -> TrainResult:
+        network.load_state_dict(result.weights)
+        network.to(self.plan.device.name)
+        if self.plan.config.training.batch_statistics == "reestimate" and self.plan.network.normalization == "batch":
+            reestimate(network, self._images(result.state.iteration))
+        bundle = ModelBundle(
+            network=self.plan.network,
+            in_channels=self.plan.channels,
+            weights={name: value.detach().cpu() for name, value in network.state_dict().items()},
+            preprocessing=self.preprocessing.to_json(),
+            labels=self.table,
+            statistics="current" if self.plan.config.training.batch_statistics == "current" else "running",
+            training_range=training_range(self.cases),
+            provenance=provenance(self.cases, result.state.iteration),
+        )
+        model = self.run.folder / MODEL_FILE
+        bundle.save(model)
+        score = out.best_score()
+        self.run.finish(score, result.state.iteration, self.budget.elapsed())
+        report.curves_png(self.run.folder / "curves.png", result.state.history)
+        self._preview(bundle)
+        if score is not None:
+            self.tell.note(f"held-out labels: mean IoU {score.mean_iou:.3f}, mean Dice {score.mean_dice:.3f}")
+        return TrainResult(self.run.folder, model, bundle, score, False, result.state.iteration)
+
+    def _stages(self, iterations: int) -> list[Stage]:
+        training = self.plan.config.training
+        if not self.held or training.validations == 0:
+            return [Stage(self.all_patches if not self.held or training.refit else self.patches, iterations, ())]
+        first = iterations
+        if training.refit:
+            first = max(1, round(iterations * (1 - training.refit_fraction)))
+        count = min(training.validations, first)
+        marks = tuple(sorted({round(first * (k + 1) / count) for k in range(count)}))
+        stages = [Stage(self.patches, first, marks)]
+        if first < iterations:
+            stages.append(Stage(self.all_patches, iterations, ()))
+        return stages
+
+    def _settings(self, iterations: int) -> FitSettings:
+        training = self.plan.config.training
+        return FitSettings(
+            iterations=iterations,
+            batch_size=self.plan.batch_size,
+            accumulate=training.accumulate,
+            workers=self.plan.config.sampling.workers,
+            optimizer=training.optimizer,
+            learning_rate=training.learning_rate,
+            momentum=training.momentum,
+            weight_decay=training.weight_decay,
+            warmup_fraction=training.warmup_fraction,
+            decay_power=training.decay_power,
+            gradient_clip=training.gradient_clip,
+            ema_decay=training.ema_decay if training.ema_decay is not None else default_ema(iterations),
+            channels_last=training.channels_last,
+            compile=training.compile,
+            checkpoint_seconds=60 * training.checkpoint_minutes,
+        )
+
+    def _class_weights(self, labels: list[SparseLabels]) -> torch.Tensor:
+        kind = self.plan.config.loss.class_weights
+        if isinstance(kind, tuple):
+            if len(kind) != len(self.table):
+                raise ConfigError(
+                    f"loss.class_weights: expected {len(self.table)} numbers, one per class, found {len(kind)}"
+                )
+            return torch.tensor(kind)
+        counts = sum(part.counts(len(self.table)) for part in labels)
+        return torch.from_numpy(class_weights(counts, kind))
+
+    def _images(self, iterations: int) -> list[torch.Tensor]:
+        """Inputs for the statistics of BatchNorm: the first samples, which every run of this seed has seen."""
+        count = min(REESTIMATION_BATCHES, max(1, iterations))
+        size = self.plan.batch_size
+        device = self.plan.device.name
+        return [
+            torch.stack([self.all_patches[i]["image"] for i in range(b * size, (b + 1) * size)]).to(device)
+            for b in range(count)
+        ]
+
+    def _preview(self, bundle: ModelBundle) -> None:
+        path = self.run.folder / "preview.png"
+        training_preview(path, bundle, self.cases[0], self.plan.device, self.plan.config.inference)
+
+
+def split_cases(cases: list[Case], every: int) -> list[HoldOut]:
+    """What trains and what validates: whole volumes where there are at least three, else slices of each."""
+    if every < 2 or len(cases) < 3:
+        return [hold_out(case.labels, every) for case in cases]
+    away = {n for n in range(len(cases)) if n % every == every // 2} or {len(cases) - 1}
+    nothing = [_none_of(case.labels) for case in cases]
+    names = ", ".join(cases[n].name for n in sorted(away))
+    said = f"held out for validation: {len(away)} of {len(cases)} volumes ({names})"
+    return [
+        HoldOut(nothing[n], case.labels, said) if n in away else HoldOut(case.labels, None, said)
+        for n, case in enumerate(cases)
+    ]
+
+
+def default_ema(iterations: int) -> float:
+    """Decay of the averaged weights: they remember about the last twentieth of the run."""
+    return max(0.0, min(0.999, 1 - 20 / max(iterations, 1)))
+
+
+def training_range(cases: list[Case]) -> dict[str, Any]:
+    """What the training scans were like: spacing, orientation, intensities per channel."""
+    spacings = [case.spacing_mm for case in cases]
+    channels = range(len(cases[0].scan["intensities"]))
+    return {
+        "spacing_mm": {
+            "minimum": [min(s[a] for s in spacings) for a in range(3)],
+            "maximum": [max(s[a] for s in spacings) for a in range(3)],
+        },
+        "orientations": sorted({case.scan["orientation"] for case in cases}),
+        "intensities": [
+            {
+                "p1": min(case.scan["intensities"][c]["p1"] for case in cases),
+                "p99": max(case.scan["intensities"][c]["p99"] for case in cases),
+            }
+            for c in channels
+        ],
+    }
+
+
+def _none_of(labels: SparseLabels) -> SparseLabels:
+    return SparseLabels(labels.classes, np.zeros_like(labels.labeled), labels.affine, labels.name, labels.weight)
+
+
+def _triple(sizes: Sequence[int]) -> tuple[int, int, int]:
+    x, y, z = sizes
+    return (x, y, z)
