@@ -3,7 +3,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
-from training_parts import tiny_network
+from training_parts import (
+    one_thread,  # noqa: F401  a fixture
+    tiny_network,
+)
 
 from vol3d.errors import ModelError
 from vol3d.training import AveragedWeights, Schedule, make_optimizer

@@ -1,6 +1,12 @@
 import pytest
 import torch
-from training_parts import Patches, cpu, sparse_loss, tiny_network
+from training_parts import (
+    Patches,
+    cpu,
+    one_thread,  # noqa: F401  a fixture
+    sparse_loss,
+    tiny_network,
+)
 
 from vol3d.training.loader import Batch, Share, Span, load_batches
 from vol3d.training.step import accumulate_gradients, total_weight

@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if rest:  # the command's own parser knows which flags are near
         action = next(a for a in parser._actions if a.dest == "command")
-        action.choices[options.command].error(f"unrecognized arguments: {' '.join(rest)}")  # type: ignore[index,union-attr]
+        action.choices[options.command].error(f"unrecognized arguments: {' '.join(rest)}")  # type: ignore[index]
     from vol3d.cli.commands import COMMANDS
 
     try:

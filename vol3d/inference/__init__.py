@@ -14,6 +14,7 @@ from vol3d.inference.tiles import Tile, TilePlan, plan_for, plan_tiles
 
 if TYPE_CHECKING:
     from vol3d.inference.flips import predict_flips
+    from vol3d.inference.footprint import bytes_per_voxel
     from vol3d.inference.predict import predict_slabs
     from vol3d.inference.whole import whole_pass
 
@@ -21,6 +22,7 @@ __all__ = [
     "Budget",
     "Tile",
     "TilePlan",
+    "bytes_per_voxel",
     "plan_for",
     "plan_tiles",
     "predict_flips",
@@ -28,7 +30,7 @@ __all__ = [
     "whole_pass",
 ]
 
-_HOME = {"predict_flips": "flips", "predict_slabs": "predict", "whole_pass": "whole"}
+_HOME = {"bytes_per_voxel": "footprint", "predict_flips": "flips", "predict_slabs": "predict", "whole_pass": "whole"}
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401  one of the names above

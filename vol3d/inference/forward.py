@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,10 +56,10 @@ class Answer:
 
 
 class Runner:
-    """Runs tiles of one image through a network in evaluation mode, and leaves the network's modes as they were.
+    """Runs tiles of one image through a copy of a network in evaluation mode; the network itself stays untouched.
 
-    image: (C, X, Y, Z). precision: float32, bf16 or fp16 (the latter two by autocast). logits: hand on logits, not
-    probabilities. Values come in float32, or in float64 from a float64 network.
+    The copy lies on the device, with channels last where kernels for that are faster. image: (C, X, Y, Z). precision:
+    float32, bf16 or fp16 (the latter two by autocast). Values come in float32, or in float64 from a float64 network.
     """
 
     def __init__(
@@ -71,12 +72,14 @@ class Runner:
             raise ModelError(
                 f"expected an image of {found} channels and {plan.shape} voxels, found an array {tuple(image.shape)}"
             )
-        self.network = network.to(device)
         self.image = image
         self.device = device
         weight = next((p for p in network.parameters() if p.is_floating_point()), torch.empty(0))
         self.dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
         self.autocast = _AUTOCAST[precision]
+        last = device.type == "cpu" or self.autocast is not None
+        self.layout = _CHANNELS_LAST[plan.dimensions] if last else torch.contiguous_format
+        self.network = copy.deepcopy(network).eval().to(device).to(memory_format=self.layout)  # type: ignore[call-overload]
 
     def answers(self, tiles: Iterable[Tile], plan: TilePlan, *, logits: bool) -> Iterator[Answer]:
         """The answers of `tiles` in their order; on a GPU the next tile is under way while one is handed on."""
@@ -101,9 +104,8 @@ class Runner:
     def _launch(self, tile: Tile, plan: TilePlan, *, logits: bool) -> Answer:
         flipped = [1 + axis for axis, flip in enumerate(tile.flips) if flip]
         batch = _to_batch(self._read(tile.input, flipped), plan.dimensions)
-        batch = batch.to(memory_format=_CHANNELS_LAST[plan.dimensions])
-        with evaluating(self.network), self._precision():
-            output = self.network(batch)
+        with self._precision():
+            output = self.network(batch.to(memory_format=self.layout))
         values = _from_batch(output, tile, plan).to(self.dtype)
         finite = torch.isfinite(values).all()
         if not logits:
@@ -138,19 +140,6 @@ class Runner:
         if self.autocast is None:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.autocast)
-
-
-@contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode for the length of a `with` block; every module is then back in the mode it had."""
-    training = [module for module in network.modules() if module.training]
-    if training:
-        network.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def too_large(error: RuntimeError) -> bool:

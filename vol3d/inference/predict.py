@@ -37,11 +37,12 @@ def predict_slabs(
 ) -> Iterator[Slab]:
     """Class probabilities of a whole volume, plane by plane.
 
-    network: (N, C, *S) → logits (N, K, *S − margin); moved to `device`, run in evaluation mode. image: (C, X, Y, Z),
-    preprocessed. plan: of `plan_tiles` for this network and shape. precision: float32, bf16 or fp16. needed: bool
-    (X, Y, Z); tiles that add to no such voxel are left out. Needed voxels get exactly what they get without it; the
-    others get what the tiles that ran say, or 0 for every class where none did. logits: hand on (blended) logits.
-    progress: told the voxels that went through the network, and how many will in all (may change on a re-plan).
+    network: (N, C, *S) → logits (N, K, *S − margin); a copy of it is moved to `device` and run in evaluation mode.
+    image: (C, X, Y, Z), preprocessed. plan: of `plan_tiles` for this network and shape. precision: float32, bf16 or
+    fp16. needed: bool (X, Y, Z); tiles that add to no such voxel are left out. Needed voxels get exactly what they get
+    without it; the others get what the tiles that ran say, or 0 for every class where none did. logits: hand on
+    (blended) logits. progress: told the voxels that went through the network, and how many will in all (which may
+    change on a re-plan).
 
     Yields slabs that cover planes 0 … X − 1 in order, values float32 (K, x, Y, Z), float64 from a float64 network.
     Where a tile is too large for the memory, the planes not yet handed on are planned anew with smaller tiles.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vol3d.io import atomic
 from vol3d.io.budget import available_memory
 from vol3d.io.digest import sha256
-from vol3d.io.names import default_output, find, is_volume, split_name
+from vol3d.io.names import default_output, find, is_volume, preview_path, split_name
 from vol3d.io.pairs import pair
 from vol3d.io.reading import info, read, read_labels, read_weights
 from vol3d.io.writing import require_writable, write_image, write_labels
@@ -26,6 +26,7 @@ __all__ = [
     "info",
     "is_volume",
     "pair",
+    "preview_path",
     "read",
     "read_labels",
     "read_weights",

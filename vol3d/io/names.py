@@ -71,6 +71,12 @@ def default_output(scan: str, tag: str = "_seg", dataset: str = "label") -> str:
     return f"{beside}:{dataset}" if location.dataset else beside
 
 
+def preview_path(volume: str | Path) -> Path:
+    """The picture beside a volume: scan_seg.nii.gz → scan_seg.png, f.h5:label → f.png."""
+    path = split_name(str(volume))[0]
+    return path.with_name(f"{split_suffix(path)[0]}.png")
+
+
 def _matches(path: Path, pattern: str) -> list[Path]:
     if path.is_dir():
         entries = [path / entry.name for entry in path.iterdir() if entry.is_file()]

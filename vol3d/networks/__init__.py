@@ -14,12 +14,13 @@ from vol3d.networks.geometry import NetworkGeometry, network_geometry
 
 if TYPE_CHECKING:
     from vol3d.networks.batch_statistics import current_statistics, reestimate, use_current_statistics
-    from vol3d.networks.counting import flops, paper_parameter_count, parameter_count
+    from vol3d.networks.counting import activation_values, flops, paper_parameter_count, parameter_count
     from vol3d.networks.unet import UNet
 
 __all__ = [
     "NetworkGeometry",
     "UNet",
+    "activation_values",
     "build",
     "current_statistics",
     "flops",
@@ -33,6 +34,7 @@ __all__ = [
 
 _HOME = {
     "UNet": "unet",
+    "activation_values": "counting",
     "flops": "counting",
     "paper_parameter_count": "counting",
     "parameter_count": "counting",

@@ -33,8 +33,8 @@ def curves_png(
     """Write loss (raw and smoothed), validation score and learning rate over iterations. Returns the path.
 
     rows: objects or dictionaries with `iteration` and, where known, `loss`, `validation` and `learning_rate`, as
-    training logs them or `read_metrics` gives them; None and NaN leave a gap. Panels without any value are left out. marks: (iteration, text) for moments
-    such as the start of another stage.
+    training logs them or `read_metrics` gives them; None and NaN leave a gap. Panels without any value are left out.
+    marks: (iteration, text) for moments such as the start of another stage.
     """
     loss, score, rate = (_series(rows, name) for name in ("loss", "validation", "learning_rate"))
     panels = [(loss, 2.6, _draw_loss)]

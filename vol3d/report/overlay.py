@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 Colors = NDArray[np.uint8]
 _FILL = 0.30  # how much of the class colour covers the image
+_FILL_THIN = 0.70  # the same where less than half of the plane is labeled: thin lines need a strong colour
 _FADE = 0.72  # how far unlabeled voxels fade to white
 
 
@@ -42,7 +43,8 @@ def paint_classes(
     indices = np.where(known, classes, 0)
     tint = colors[indices].astype(np.float32) / 255
     drawn = filled[indices] & known
-    out = np.where(drawn[..., None], (1 - _FILL) * picture + _FILL * tint, picture)
+    fill = _FILL if known.mean() >= 0.5 else _FILL_THIN
+    out = np.where(drawn[..., None], (1 - fill) * picture + fill * tint, picture)
     out = np.where(known[..., None], out, 1 - (1 - _FADE) * (1 - picture))
     edge = _edges(indices, known, line) & drawn
     out = np.where(edge[..., None], tint, out)

@@ -47,7 +47,8 @@ class OptimizerState:
     """What an optimizer remembers.
 
     tensors: `INDEX.NAME` → CPU tensor, INDEX counting the parameters in the optimizer's order.
-    structure: JSON values: `groups`, the parameter groups, and `values`, what `INDEX.NAME` holds if no tensor.
+    structure: JSON values: `kind`, the optimizer's class, `groups`, the parameter groups, and `values`, what
+    `INDEX.NAME` holds if no tensor.
     """
 
     tensors: dict[str, Tensor]
@@ -69,7 +70,7 @@ def optimizer_state(optimizer: Optimizer) -> OptimizerState:
         {key: list(value) if isinstance(value, tuple) else value for key, value in group.items()}
         for group in stored["param_groups"]
     ]
-    return OptimizerState(tensors, {"groups": groups, "values": values})
+    return OptimizerState(tensors, {"kind": type(optimizer).__name__, "groups": groups, "values": values})
 
 
 def restore_optimizer(optimizer: Optimizer, state: OptimizerState) -> None:
@@ -77,18 +78,8 @@ def restore_optimizer(optimizer: Optimizer, state: OptimizerState) -> None:
 
     Raises `ModelError` where the state belongs to other parameters.
     """
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    entries: dict[int, dict[str, Any]] = {}
     try:
-        for name, value in {**state.tensors, **state.structure["values"]}.items():
-            index, _, key = name.partition(".")
-            is_tensor = isinstance(value, Tensor)
-            entries.setdefault(int(index), {})[key] = _laid_out(value, parameters[int(index)]) if is_tensor else value
-        groups = [
-            {**group, "betas": tuple(group["betas"])} if "betas" in group else dict(group)
-            for group in state.structure["groups"]
-        ]
-        optimizer.load_state_dict({"state": entries, "param_groups": groups})
+        optimizer.load_state_dict(_as_torch_keeps_it(optimizer, state))
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
         raise ModelError(
             f"the checkpoint's optimizer state does not fit this network and optimizer ({_one_line(error)}). "
@@ -107,6 +98,24 @@ def forget_direction(optimizer: Optimizer) -> None:
 def cpu_copy(tensor: Tensor) -> Tensor:
     """A contiguous copy on the CPU that shares nothing."""
     return torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.detach())
+
+
+def _as_torch_keeps_it(optimizer: Optimizer, state: OptimizerState) -> dict[str, Any]:
+    if state.structure["kind"] != type(optimizer).__name__:
+        raise ValueError(f"it is of {state.structure['kind']}, not of {type(optimizer).__name__}")
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    entries: dict[int, dict[str, Any]] = {}
+    for name, value in state.structure["values"].items():
+        index, _, key = name.partition(".")
+        entries.setdefault(int(index), {})[key] = value
+    for name, tensor in state.tensors.items():
+        index, _, key = name.partition(".")
+        entries.setdefault(int(index), {})[key] = _laid_out(tensor, parameters[int(index)])
+    groups = [
+        {key: tuple(value) if key == "betas" else value for key, value in group.items()}
+        for group in state.structure["groups"]
+    ]
+    return {"state": entries, "param_groups": groups}
 
 
 def _laid_out(value: Tensor, parameter: Tensor) -> Tensor:

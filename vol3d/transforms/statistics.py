@@ -46,7 +46,7 @@ class Statistics:
             values = above
         p1, p99, lower, upper = (_percentile(values, q) for q in (1, 99, *percentiles))
         mean = float(values.mean(dtype=np.float64))
-        std = float(np.sqrt(np.mean((values - mean) ** 2, dtype=np.float64)))
+        std = float(np.sqrt(np.mean(np.subtract(values, mean, dtype=np.float64) ** 2)))
         return cls(low, high, mean, std, p1, p99, (lower, upper))
 
     def to_json(self) -> dict[str, float]:

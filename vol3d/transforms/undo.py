@@ -109,7 +109,7 @@ class Undo:
 
 
 def _argmax(values: NDArray[np.float32], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Index of the largest of (K, x, Y, Z) along the first axis, the lower one of equals; several times numpy's speed."""
+    """Index of the largest of (K, x, Y, Z) along the first axis, the lower of equals; faster than numpy's."""
     best = values[0].copy()
     index = np.zeros(best.shape, dtype=dtype)
     for k, candidate in enumerate(values[1:], 1):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from vol3d.bundle import ModelBundle
     from vol3d.workflows.plan import Plan
     from vol3d.workflows.predict import Prediction
-    from vol3d.workflows.train import TrainResult
+    from vol3d.workflows.training_run import TrainResult
 
 __all__ = ["check", "evaluate", "info", "load_model", "predict", "train"]
 

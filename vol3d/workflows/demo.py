@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from vol3d.workflows.samples import UNLABELED, write_samples
+from vol3d.samples import UNLABELED
+from vol3d.workflows.samples import write_samples
 
 
 def demo_config(folder: Path) -> dict[str, Any]:

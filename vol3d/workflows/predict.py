@@ -12,15 +12,16 @@ from numpy.typing import NDArray
 
 from vol3d import inference, io
 from vol3d.bundle import ModelBundle
-from vol3d.config import DataConfig
+from vol3d.config import DataConfig, InferenceConfig
 from vol3d.errors import ConfigError, ModelError
 from vol3d.report import preview_png
 from vol3d.transforms import PreparedImage, Preprocessing
 from vol3d.volume import LabelTable, Slab, Volume
-from vol3d.workflows.device import Device, memory_bytes, pick_device
+from vol3d.workflows.device import Device, pick_device
 from vol3d.workflows.listener import Listener, Quiet
 from vol3d.workflows.models import find_model
 from vol3d.workflows.sources import Source, Spacing, image_volume
+from vol3d.workflows.tiling import tile_plan
 
 
 @dataclass(frozen=True)
@@ -135,17 +136,9 @@ def run_network(
     tell: Listener,
 ) -> Iterator[Slab]:
     """Class probabilities of a prepared scan, slab by slab."""
-    _, *shape = prepared.array.shape
-    plan = inference.plan_tiles(
-        (shape[0], shape[1], shape[2]),
-        network.margin,
-        network.total_stride,
-        tile=choice.tile,
-        memory_bytes=memory_bytes(device, choice.max_memory_gb),
-        bytes_per_voxel=inference.bytes_per_voxel(network),
-        classes=network.classes,
-        overlap=choice.overlap,
-    )
+    _, x, y, z = prepared.array.shape
+    settings = InferenceConfig(tile=choice.tile, overlap=choice.overlap, max_memory_gb=choice.max_memory_gb)
+    plan = tile_plan(network, (x, y, z), device, settings)
     engine = inference.predict_flips if choice.tta else inference.predict_slabs
     return engine(
         network,
@@ -219,5 +212,5 @@ def _require_channels(volume: Volume, bundle: ModelBundle) -> None:
 def _preview(target: str, volume: Volume, indices: NDArray[Any], table: LabelTable) -> Path:
     file, _ = io.split_name(target)
     path = io.preview_path(file)
-    preview_png(path, volume.array[0], volume.affine, [("scan", None), ("prediction", indices)], table)
+    preview_png(path, volume.array, volume.affine, [("scan", None), ("prediction", indices)], table)
     return path

@@ -9,8 +9,7 @@ import numpy as np
 
 from vol3d import inference
 from vol3d.report import preview_png
-from vol3d.volume import LabelTable
-from vol3d.workflows.device import memory_bytes
+from vol3d.workflows.tiling import tile_plan
 
 if TYPE_CHECKING:
     from vol3d.bundle import ModelBundle
@@ -26,16 +25,7 @@ def training_preview(path: Path, bundle: ModelBundle, case: Case, device: Device
     needed = np.zeros(case.shape, dtype=bool)
     for axis, index in enumerate(middle):
         needed[(slice(None),) * axis + (index,)] = True
-    plan = inference.plan_tiles(
-        case.shape,
-        network.margin,
-        network.total_stride,
-        tile=settings.tile,
-        memory_bytes=memory_bytes(device, settings.max_memory_gb),
-        bytes_per_voxel=inference.bytes_per_voxel(network),
-        classes=network.classes,
-        overlap=settings.overlap,
-    )
+    plan = tile_plan(network, case.shape, device, settings)
     predicted = np.zeros(case.shape, dtype=case.labels.classes.dtype)
     slabs = inference.predict_slabs(
         network, case.image, plan, device=device.name, precision=device.precision, needed=needed
@@ -43,9 +33,8 @@ def training_preview(path: Path, bundle: ModelBundle, case: Case, device: Device
     for slab in slabs:
         predicted[slab.start : slab.stop] = slab.values.argmax(axis=0)
     painted = np.where(case.labels.labeled, case.labels.classes, -1)
-    table: LabelTable = bundle.labels
     layers = [("scan", None), ("painted", painted), ("prediction", predicted)]
-    preview_png(path, case.image[0].numpy(), case.labels.affine, layers, table, through=middle)
+    preview_png(path, case.image.numpy(), case.labels.affine, layers, bundle.labels, through=middle)
 
 
 def _middle(case: Case) -> tuple[int, int, int]:

@@ -11,11 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from vol3d import io
-from vol3d.samples import Phantom, kidney, paint
+from vol3d.samples import TABLE, UNLABELED, Phantom, kidney, paint
 from vol3d.volume import Volume
 
-UNLABELED = 3
-NAMES = {0: "inside tubule", 1: "tubule wall", 2: "background", UNLABELED: "unlabeled"}
+NAMES = {c.code: c.name for c in TABLE.classes} | {UNLABELED: "unlabeled"}
 _SCAN_SEED, _KIDNEY_SEED = 7, 11
 _SCAN_SHAPE, _KIDNEY_SHAPE = (96, 88, 64), (140, 136, 120)
 

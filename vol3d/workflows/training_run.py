@@ -22,7 +22,6 @@ from vol3d.transforms import Preprocessing
 from vol3d.volume import SparseLabels
 from vol3d.workflows.budget import REESTIMATION_BATCHES, Budget
 from vol3d.workflows.cases import Case
-from vol3d.workflows.device import memory_bytes
 from vol3d.workflows.labels import LabelMeaning
 from vol3d.workflows.listener import Listener
 from vol3d.workflows.models import MODEL_FILE
@@ -76,7 +75,7 @@ class TrainingRun:
             [split.validation for split in self.splits],
             self.table,
             device,
-            lambda: memory_bytes(device, plan.config.inference.max_memory_gb),
+            plan.config.inference,
             current=training.batch_statistics == "current",
         )
         cut = PatchCutter(plan.patch, _triple(plan.geometry.margin), plan.config.augment)
@@ -135,7 +134,7 @@ class TrainingRun:
         bundle.save(model)
         score = out.best_score()
         self.run.finish(score, result.state.iteration, self.budget.elapsed())
-        report.curves_png(self.run.folder / "curves.png", result.state.history)
+        report.curves_png(self.run.folder / "curves.png", result.history, marks=self._marks())
         self._preview(bundle)
         if score is not None:
             self.tell.note(f"held-out labels: mean IoU {score.mean_iou:.3f}, mean Dice {score.mean_dice:.3f}")
@@ -154,6 +153,10 @@ class TrainingRun:
         if first < iterations:
             stages.append(Stage(self.all_patches, iterations, ()))
         return stages
+
+    def _marks(self) -> list[tuple[int, str]]:
+        ends = [stage.until for stage in self._stages(self.run.iterations or 1)]
+        return [(end, "held-out labels join") for end in ends[:-1]]
 
     def _settings(self, iterations: int) -> FitSettings:
         training = self.plan.config.training

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from vol3d import inference
+from vol3d.config import InferenceConfig
 from vol3d.metrics import Contingency
 from vol3d.networks import current_statistics
 from vol3d.volume import LabelTable, SparseLabels
 from vol3d.workflows.cases import Case
 from vol3d.workflows.device import Device
+from vol3d.workflows.tiling import tile_plan
 
 
 @dataclass(frozen=True)
@@ -42,14 +43,14 @@ class HeldOut:
         labels: list[SparseLabels | None],
         table: LabelTable,
         device: Device,
-        memory: Callable[[], float],
+        tiling: InferenceConfig,
         *,
         current: bool,
     ) -> None:
         self._pairs = [(c, s) for c, s in zip(cases, labels, strict=True) if s is not None and s.labeled.any()]
         self._table = table
         self._device = device
-        self._memory = memory
+        self._tiling = tiling
         self._current = current
         self.scores: list[HeldOutScore] = []
 
@@ -65,14 +66,7 @@ class HeldOut:
         """IoU and Dice of `network` on the held-out voxels."""
         counts = Contingency.empty(len(self._table))
         for case, labels in self._pairs:
-            plan = inference.plan_tiles(
-                case.shape,
-                network.margin,
-                network.total_stride,
-                memory_bytes=self._memory(),
-                bytes_per_voxel=inference.bytes_per_voxel(network),
-                classes=len(self._table),
-            )
+            plan = tile_plan(network, case.shape, self._device, self._tiling)
             if self._current:
                 with current_statistics(network):
                     counts += self._compare(network, case, labels, plan)
