@@ -2,7 +2,6 @@
 
 import itertools
 import os
-from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -14,7 +13,6 @@ from vol3d.volume import Affine, Volume
 SHAPE = (3, 4, 5)
 ORIENTATIONS = list(itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3)))
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-SHARED = Path(os.environ.get("VOL3D_SHARED", Path(__file__).parents[2] / "shared")) / "data"
 SCANS = ("ct_torso", "mr_torso", "mni152_t1")
 
 
@@ -89,10 +87,9 @@ def test_48_orientations_written_by_simpleitk_are_read(tmp_path):
             np.testing.assert_array_equal(back.array, volume.array)
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="real scans are not here; set VOL3D_SHARED to their folder")
 @pytest.mark.parametrize("scan", SCANS)
-def test_real_scans_keep_their_geometry(tmp_path, scan):
-    path = SHARED / f"{scan}.nii.gz"
+def test_real_scans_keep_their_geometry(tmp_path, shared_data, scan):
+    path = shared_data / f"{scan}.nii.gz"
     volume = io.read(str(path))
     theirs = nibabel.load(path)
     np.testing.assert_array_equal(volume.array[0], np.asanyarray(theirs.dataobj))
@@ -108,13 +105,12 @@ def test_real_scans_keep_their_geometry(tmp_path, scan):
     np.testing.assert_array_equal(itk_affine(written)[1], codes)
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="real scans are not here; set VOL3D_SHARED to their folder")
-def test_real_labels_and_microscopy():
-    organs = io.read_labels(str(SHARED / "ct_torso_organs.nii.gz"))
-    organs.require_same_grid(io.read(str(SHARED / "ct_torso.nii.gz")))
+def test_real_labels_and_microscopy(shared_data):
+    organs = io.read_labels(str(shared_data / "ct_torso_organs.nii.gz"))
+    organs.require_same_grid(io.read(str(shared_data / "ct_torso.nii.gz")))
     assert organs.attributes["class_names"]["1"] == "spleen"
     assert organs.array.max() == 117
-    nuclei = io.read(str(SHARED / "nuclei_a.h5"))
+    nuclei = io.read(str(shared_data / "nuclei_a.h5"))
     np.testing.assert_allclose(nuclei.affine.spacing * 1000, [0.12678642, 0.12678642, 0.28371837], rtol=1e-6)
-    nuclei.require_same_grid(io.read_labels(str(SHARED / "nuclei_a.h5")))
-    assert io.info(str(SHARED / "isbi2012_em.h5"))["shape"] == [512, 512, 30]
+    nuclei.require_same_grid(io.read_labels(str(shared_data / "nuclei_a.h5")))
+    assert io.info(str(shared_data / "isbi2012_em.h5"))["shape"] == [512, 512, 30]

@@ -54,9 +54,9 @@ def test_labels_come_back_exactly_on_the_same_grid(tmp_path, suffix, affine, sha
     assert affine.corner_distance(back.affine, shape) < (1e-3 if "nii" in suffix else 1e-9)
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
-@MANY
+@settings(MANY, max_examples=400)
 @given(
+    suffix=st.sampled_from(SUFFIXES),
     kind=st.sampled_from(["u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8"]),
     shape=shapes,
     channels=st.integers(1, 3),
@@ -69,19 +69,19 @@ def test_images_come_back_exactly(tmp_path, suffix, kind, shape, channels, fortr
     like = Volume(array, Affine.from_spacing((0.5, 1, 2)))
     path = str(tmp_path / f"a.{suffix}")
     io.write_image(path, array, like, overwrite=True)
-    for channel in range(channels):
-        back = io.read(path, channel=channel)
-        assert back.array.dtype == array.dtype
-        np.testing.assert_array_equal(back.array[0], array[channel])
-    assert io.info(path)["channels"] == channels
-    assert io.info(path)["dtype"] == array.dtype.name
+    channel = seed % channels
+    back = io.read(path, channel=channel)
+    assert back.array.dtype == array.dtype
+    np.testing.assert_array_equal(back.array[0], array[channel])
+    facts = io.info(path)
+    assert (facts["channels"], facts["dtype"], facts["shape"]) == (channels, array.dtype.name, list(shape))
 
 
 names = st.dictionaries(st.integers(0, 2**40), st.text(string.printable + "äß細胞\u2028", max_size=12), max_size=5)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-@settings(MANY, max_examples=50)
+@settings(MANY, max_examples=40)
 @given(names=names)
 def test_class_names_come_back(tmp_path, suffix, names):
     like = Volume(np.zeros((1, 2, 2, 2)), Affine.from_spacing((1, 1, 1)))

@@ -35,8 +35,8 @@ def _stop_at(iteration):
 
 
 def test_the_loss_falls():
-    found = losses(run(settings(40)))
-    assert sum(found[-5:]) < 0.6 * sum(found[:5])
+    found = losses(run(settings(80)))
+    assert sum(found[-9:]) < 0.6 * sum(found[:9])
 
 
 def test_a_run_is_a_function_of_its_parts_and_workers_change_nothing():
@@ -60,7 +60,7 @@ def test_hooks_do_not_steer_the_run():
         settings(**FULL, checkpoint_seconds=0.0),
         _stages(),
         validate=lambda network: (score(network), network.apply(lambda m: m.train()))[0],
-        on_log=lambda row: torch.rand(3),
+        on_log=lambda _row: torch.rand(3),
         on_checkpoint=disturb,
     )
     assert losses(busy) == losses(plain)
@@ -85,6 +85,13 @@ def test_r19_interrupted_anywhere_the_losses_go_on_bit_for_bit(tmp_path, optimiz
         assert [row.validation for row in rest.history] == [row.validation for row in whole.history]
         assert all(torch.equal(rest.weights[name], whole.weights[name]) for name in whole.weights)
         assert rest.best_score == whole.best_score
+
+
+def test_r19_holds_on_several_threads(tmp_path):
+    torch.set_num_threads(2)
+    whole = run(settings(4))
+    save_checkpoint(tmp_path, run(settings(4), **_stop_at(2)).state)
+    assert losses(run(settings(4), start=load_checkpoint(tmp_path))) == losses(whole)
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
@@ -129,10 +136,7 @@ def test_a_stage_that_validated_goes_back_to_its_best_weights(ema):
         seen.append({name: value.clone() for name, value in network.state_dict().items()})
         return next(scores)
 
-    network = tiny_network()
-    how = settings(8, ema_decay=ema, optimizer="sgd", learning_rate=1e-30, momentum=0.9)
-    fast = settings(8, ema_decay=ema)
-    result = run(fast, [Stage(Patches(), 8, (2, 4, 6, 8))], network=network, validate=validate)
+    result = run(settings(8, ema_decay=ema), [Stage(Patches(), 8, (2, 4, 6, 8))], validate=validate)
     assert result.best_score == 0.9
     assert all(torch.equal(result.weights[name], seen[1][name]) for name in seen[1])
     assert not torch.equal(seen[3]["0.weight"], seen[1]["0.weight"])
@@ -140,7 +144,6 @@ def test_a_stage_that_validated_goes_back_to_its_best_weights(ema):
     assert not any(value.any() for value in moments.values())
     assert [row.validation is None for row in result.history] == [True, False] * 4
     assert result.state.best is None
-    assert how.ema_decay == ema
 
 
 def test_the_next_stage_starts_from_the_best_weights_and_its_end_is_final():
@@ -189,7 +192,7 @@ class Overflowing(torch.nn.Module):
 
 
 def test_r28_an_infinite_gradient_stops_in_float32():
-    with pytest.raises(TrainingError, match="the gradient of the loss is (nan|inf) in iteration 1"):
+    with pytest.raises(TrainingError, match=r"the gradient of the loss is (nan|inf) in iteration 1"):
         run(settings(3), loss=Overflowing())
 
 

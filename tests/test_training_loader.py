@@ -144,7 +144,7 @@ class Dying(Patches):
 
 @pytest.mark.parametrize(
     ("number", "message"),
-    [(signal.SIGKILL, "a data worker died .*killed by signal: Killed"), (signal.SIGBUS, "out of shared memory")],
+    [(signal.SIGKILL, r"a data worker died \(.*(SIGKILL|Killed)"), (signal.SIGBUS, "out of shared memory")],
 )
 def test_r27_a_worker_that_dies_is_named_at_once(number, message):
     began = time.monotonic()
@@ -155,7 +155,7 @@ def test_r27_a_worker_that_dies_is_named_at_once(number, message):
 
 
 def test_r27_the_loss_of_a_worker_is_named_in_any_line():
-    with pytest.raises(TrainingError, match="a data worker died"), named_worker_faults():
+    with pytest.raises(TrainingError, match=r"a data worker died .*Killed"), named_worker_faults():
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
     with pytest.raises(RuntimeError, match="else"), named_worker_faults():
         raise RuntimeError("something else")
@@ -164,7 +164,7 @@ def test_r27_the_loss_of_a_worker_is_named_in_any_line():
 class Stuck(Patches):
     def __getitem__(self, index):
         if index == 2:
-            time.sleep(30)
+            time.sleep(3)
         return super().__getitem__(index)
 
 
@@ -214,7 +214,12 @@ def test_r27_full_shared_memory_is_named(tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
     try:
         done = subprocess.run(
-            ["unshare", "--mount", "sh", "-c", mount], env=environment, capture_output=True, text=True, timeout=60
+            ["unshare", "--mount", "sh", "-c", mount],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
         )
     except OSError:
         pytest.skip("needs unshare")

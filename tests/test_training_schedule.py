@@ -51,7 +51,7 @@ def test_averages_of_constant_weights_stay_and_lie_between_else():
     assert all(torch.equal(averaged.values[name], before[name]) for name in before)
     with torch.no_grad():
         for value in network.state_dict().values():
-            value += 1
+            value.add_(1)
     averaged.update(network, 1000)
     for name, value in network.state_dict().items():
         share = 1.0 if not value.is_floating_point() else 0.01

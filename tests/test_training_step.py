@@ -94,7 +94,7 @@ def test_a_gpu_finds_the_gradient_of_the_cpu(precision):
     import lightning_fabric
 
     fabric = lightning_fabric.Fabric(accelerator="cuda", devices=1, precision=precision)
-    network, module, optimizer = _prepared(fabric, norm=False)
+    _, module, optimizer = _prepared(fabric, norm=False)
     on_gpu = [b.pin_memory().to(fabric.device, torch.channels_last_3d) for b in _batches(2, 2)]
     loss = sparse_loss().to(fabric.device)
     value, norm = accumulate_gradients(module, optimizer, loss, on_gpu, fabric=fabric).read()

@@ -186,7 +186,7 @@ def test_labels_go_to_the_images_grid_and_unlabeled_codes_do_not_matter(orientat
 
 
 def test_a_painted_slice_survives_a_coarser_grid():
-    for z in range(2, 28):
+    for z in range(30):
         labeled = np.zeros((6, 6, 30), dtype=bool)
         labeled[:, :, z] = True
         classes = np.where(labeled, 3, 9).astype(np.uint8)
@@ -196,6 +196,16 @@ def test_a_painted_slice_survives_a_coarser_grid():
         assert new.labeled.sum() == 36
         assert (new.classes[new.labeled] == 3).all()
         assert new.labeled[:, :, z // 3].all()
+
+
+def test_of_several_labels_in_a_coarse_voxel_the_nearest_counts():
+    for first, second in ((0, 3), (1, 5), (6, 2)):
+        classes = np.zeros((1, 1, 7), dtype=np.uint8)
+        classes[0, 0, first], classes[0, 0, second] = 1, 2
+        labels = SparseLabels(classes, classes > 0, Affine.from_spacing((1, 1, 1)))
+        new = Preprocessing(spacing_mm=(1, 1, 7)).apply_labels(labels)
+        assert new.labeled.tolist() == [[[True]]]
+        assert new.classes.item() == 2  # 3 is the middle; without it the voxel next to the middle
 
 
 def test_labels_follow_the_scans_affine_where_it_is_given():

@@ -105,6 +105,10 @@ def test_wrong_arguments_are_refused():
         output_box((88, 92, 92), (88, 88, 88))
 
 
+def test_the_smaller_half_of_an_odd_margin_comes_first():
+    assert output_box((132, 15, 9), (88, 5, 0)) == Box((44, 2, 0), (44, 10, 9))
+
+
 def volume_and_labels(seed, shape=(20, 18, 12)):
     rng = np.random.default_rng(seed)
     image = rng.normal(size=(2, *shape)).astype(np.float32)

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from vol3d.bundle_header import FORMAT, KEY, Entries, read_header, read_model_head
+from vol3d.bundle_header import FORMAT, KEY, Entries, read_header, read_model_head, write_tensors
 from vol3d.config import UNetConfig
-from vol3d.errors import ConfigError, LabelError, ModelError, ResourceError
+from vol3d.errors import ConfigError, LabelError, ModelError
 from vol3d.io.atomic import replace
 from vol3d.volume import LabelTable
 
@@ -88,21 +88,11 @@ class ModelBundle:
 
     def save(self, path: str | Path) -> Path:
         """Write to `path` (`.safetensors`), atomically. Raises `ConfigError` on another suffix, `ResourceError`."""
-        from safetensors import SafetensorError
-        from safetensors.torch import save_file
-
         path = Path(path)
         if path.suffix.lower() != ".safetensors":
             raise ConfigError(f"{path}: a model's name must end in .safetensors")
-        text = json.dumps(self.header(), allow_nan=False)
-        weights = {name: value.detach().cpu().contiguous().clone() for name, value in self.weights.items()}
         with replace(path) as temporary:
-            try:
-                save_file(weights, temporary, {KEY: text})
-            except SafetensorError as error:
-                raise ResourceError(
-                    f"{path} cannot be written: {error}. Free space or choose another folder; nothing was changed."
-                ) from error
+            write_tensors(temporary, self.weights, KEY, self.header())
         return path
 
     @classmethod

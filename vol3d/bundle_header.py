@@ -1,4 +1,4 @@
-"""What a model or checkpoint says of itself, read from the head of its file: without torch, without its tensors.
+"""The safetensors files of vol3d, models and checkpoints: their heads read without torch, the files written.
 
 Heads are taken to be hostile: sizes are checked before anything is parsed, and nothing is ever executed.
 """
@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vol3d.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMAT = 1
 KEY = "vol3d"
@@ -21,7 +25,10 @@ _PARTS = {
     "format": int, "in_channels": int, "statistics": str, "weights_sha256": str, "network": dict, "labels": dict,
     "preprocessing": dict, "training_range": dict, "provenance": dict,
 }  # fmt: skip
-_DTYPES = {"F32": ("torch.float32", 4), "I64": ("torch.int64", 8), "F64": ("torch.float64", 8)}
+_DTYPES = {
+    "F64": ("torch.float64", 8), "F32": ("torch.float32", 4), "F16": ("torch.float16", 2),
+    "BF16": ("torch.bfloat16", 2), "I64": ("torch.int64", 8), "I32": ("torch.int32", 4), "U8": ("torch.uint8", 1),
+}  # fmt: skip
 _LARGEST_HEADER = 8 << 20  # bytes; the paper's network needs 10,000
 _LARGEST_FILE = 64 << 30  # bytes
 _MOST_TENSORS = 1 << 14
@@ -50,6 +57,30 @@ def read_model_head(path: str | Path) -> tuple[dict[str, Any], Entries]:
     if header["format"] != FORMAT:
         raise ModelError(f"{path} has format {header['format']}; this version of vol3d reads format {FORMAT}")
     return header, tensors
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], key: str, header: dict[str, Any]) -> None:
+    """Write a safetensors file with `header` as a JSON string under `key` of its metadata.
+
+    The bytes are a function of the values alone. Written here, tensor by tensor, since the library makes a temporary
+    file of its own, which a killed process leaves behind. Raises `OSError`, and ValueError on NaN in the header.
+    """
+    import torch
+
+    codes = {name: code for code, (name, _) in _DTYPES.items()}
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))  # keeps them aligned
+    entries: dict[str, Any] = {"__metadata__": {key: json.dumps(header, allow_nan=False)}}
+    end = 0
+    for name, tensor in ordered:
+        begin, end = end, end + tensor.numel() * tensor.element_size()
+        entries[name] = {"dtype": codes[str(tensor.dtype)], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for _, tensor in ordered:
+            if tensor.numel():
+                file.write(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
 def _read(path: Path, key: str) -> tuple[dict[str, Any], Entries]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -53,7 +54,7 @@ class Budget:
 
     def fits(self, tile: Sequence[Any], axes: Axes) -> Any:  # noqa: ANN401  bool or an array of them
         """Whether tiles of `tile` keep within every limit."""
-        return np.logical_and.reduce([taken <= allowed for taken, allowed, _ in self.demands(tile, axes)])
+        return functools.reduce(np.logical_and, [taken <= allowed for taken, allowed, _ in self.demands(tile, axes)])
 
     def require(self, tile: Sizes, axes: Axes, which: str) -> None:
         """Raise `ResourceError` unless the tile fits."""

@@ -128,10 +128,11 @@ class Runner:
     def _read(self, box: Box, flipped: list[int]) -> Tensor:
         """The image in `box` as floating point on the device, reversed along `flipped`."""
         if isinstance(self.image, Tensor):
-            return crop(self.image, box).to(self.device, self.dtype).flip(flipped)
+            block = crop(self.image, box).to(self.device, self.dtype)
+            return block.flip(flipped) if flipped else block
         wanted = np.float64 if self.dtype == torch.float64 else np.float32
-        block = np.flip(crop(self.image, box), tuple(flipped))
-        values = torch.from_numpy(np.ascontiguousarray(block, dtype=wanted))
+        turned = np.flip(crop(self.image, box), tuple(flipped))
+        values = torch.from_numpy(np.ascontiguousarray(turned, dtype=wanted))
         if self.device.type == "cuda":
             return values.pin_memory().to(self.device, non_blocking=True)
         return values.to(self.device)

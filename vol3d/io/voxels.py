@@ -52,7 +52,7 @@ def to_codes(array: NDArray[Any], name: str) -> NDArray[Any]:
 def require_weights(array: NDArray[Any], name: str) -> NDArray[np.float32]:
     """Weights as float32. Raises `FileFormatError` where one is negative or too large."""
     lowest, largest = float(array.min()), float(array.max())
-    if lowest < 0 or largest > np.finfo(np.float32).max:
+    if lowest < 0 or largest > float(np.finfo(np.float32).max):
         found = lowest if lowest < 0 else largest
         raise FileFormatError(f"{name}: expected weights from 0 to 3.4e38, found {found:g}. Mend the file.")
     weights: NDArray[np.float32] = array.astype(np.float32, copy=False)

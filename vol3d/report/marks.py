@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vol3d.report import figure as paper
-from vol3d.report.layout import LEFT, LEGEND_LINE, Layout, length_text, nice_length
+from vol3d.report.layout import LEFT, LEGEND_LINE, Layout, Place, length_text, nice_length
 from vol3d.report.planes import Plane
 from vol3d.volume import LabelClass, LabelTable
 
@@ -21,11 +21,10 @@ _SIGN_INCHES = 0.078  # a sign of the legend's text, on average
 
 @dataclass(frozen=True)
 class Entry:
-    """One class of the legend. color: None leaves the swatch empty. faded: the swatch of unlabeled voxels."""
+    """One class of the legend. color: of its swatch, None for a mere remark."""
 
     name: str
-    color: tuple[int, int, int] | None
-    faded: bool = False
+    color: str | tuple[float, ...] | None
 
     @property
     def inches(self) -> float:
@@ -41,53 +40,57 @@ def is_background(entry: LabelClass) -> bool:
 def legend_of(table: LabelTable, shown: list[int], unlabeled: bool) -> list[Entry]:
     """Entries of the class indices in `shown`, then the unlabeled voxels."""
     classes = [table.classes[index] for index in shown]
-    entries = [Entry(paper.shorten(c.name, 28), None if is_background(c) else c.color) for c in classes[:_MOST_ENTRIES]]
+    entries = [
+        Entry(paper.shorten(c.name, 28), "white" if is_background(c) else tuple(v / 255 for v in c.color))
+        for c in classes[:_MOST_ENTRIES]
+    ]
     if len(classes) > _MOST_ENTRIES:
         entries.append(Entry(f"… and {len(classes) - _MOST_ENTRIES} more", None))
     if unlabeled:
-        entries.append(Entry("unlabeled", None, faded=True))
+        entries.append(Entry("unlabeled", "#d4d7dc"))
     return entries
 
 
 def legend_lines(entries: list[Entry], layout: Layout) -> list[list[Entry]]:
-    """Entries broken into lines that fit the page."""
-    lines: list[list[Entry]] = []
-    room = 0.0
-    for entry in entries:
-        if entry.inches > room or not lines:
-            lines.append([])
-            room = layout.width - LEFT
-        lines[-1].append(entry)
-        room -= entry.inches
-    return lines
+    """Entries broken into lines that fit the page, as columns of one width."""
+    if not entries:
+        return []
+    room = layout.width - LEFT
+    if sum(entry.inches for entry in entries) <= room:
+        return [entries]
+    columns = max(1, int(room / max(entry.inches for entry in entries)))
+    return [entries[start : start + columns] for start in range(0, len(entries), columns)]
 
 
 def draw_legend(figure: Figure, layout: Layout, lines: list[list[Entry]]) -> None:
     """Swatches and names below the pictures."""
-    from matplotlib.patches import Rectangle
-
+    widest = max((entry.inches for line in lines for entry in line), default=0.0)
     for number, line in enumerate(lines):
         middle = layout.bottom - 0.12 - LEGEND_LINE * (number + 0.5)
         left = LEFT
         for entry in line:
-            face: Any = "#f1f2f4" if entry.faded else "white"
+            indent = 0.0
             if entry.color is not None:
-                face = tuple(v / 255 for v in entry.color)
-            edge = paper.FAINT if entry.color is None else face
-            figure.add_artist(
-                Rectangle(
-                    (left / layout.width, (middle - 0.07) / layout.height),
-                    0.14 / layout.width,
-                    0.14 / layout.height,
-                    transform=figure.transFigure,
-                    facecolor=face,
-                    edgecolor=edge,
-                    linewidth=0.8,
-                )
-            )
-            x, y = (left + 0.22) / layout.width, middle / layout.height
+                _swatch(figure, layout, left, middle, entry.color)
+                indent = 0.22
+            x, y = (left + indent) / layout.width, middle / layout.height
             paper.write(figure, x, y, entry.name, va="center_baseline", ha="left", fontsize=9)
-            left += entry.inches
+            left += widest if len(lines) > 1 else entry.inches
+
+
+def _swatch(figure: Figure, layout: Layout, left: float, middle: float, color: str | tuple[float, ...]) -> None:
+    from matplotlib.patches import Rectangle
+
+    box = Rectangle(
+        (left / layout.width, (middle - 0.07) / layout.height),
+        0.14 / layout.width,
+        0.14 / layout.height,
+        transform=figure.transFigure,
+        facecolor=color,
+        edgecolor=paper.FAINT if isinstance(color, str) else color,
+        linewidth=0.8,
+    )
+    figure.add_artist(box)
 
 
 def page_title(figure: Figure, layout: Layout, title: str) -> None:
@@ -105,14 +108,14 @@ def row_title(figure: Figure, layout: Layout, row: int, title: str) -> None:
     paper.write(figure, *place, text, rotation=90, ha="center", va="center", fontsize=10, fontweight="bold")
 
 
-def column_title(axes: Axes, plane: Plane, size: int, stretched: bool) -> None:
-    """Which plane of the stored array this is, counted from 0."""
-    name, axis = _PLANE_NAMES[plane.world_axis], "xyz"[plane.axis]
-    text = f"{name} · {axis} = {plane.index} of {size}" + (" · not to scale" if stretched else "")
-    style: dict[str, Any] = {"fontsize": 9, "color": paper.INK, "family": paper.FONT}
-    axes.annotate(
-        text, (0.5, 1), (0, 5), "axes fraction", textcoords="offset points", ha="center", va="bottom", **style
-    )
+def picture_title(axes: Axes, plane: Plane, size: int, place: Place) -> None:
+    """Which plane of the stored array this is, counted from 0, and what is not to scale; shorter where it is narrow."""
+    where = f"{'xyz'[plane.axis]} = {plane.index}"
+    long, middle = f"{_PLANE_NAMES[plane.world_axis]} · {where} of {size}", f"{where} of {size}"
+    fitting = (text for text in (long, middle) if _SIGN_INCHES * len(text) <= place.width)
+    lines = [next(fitting, where), *([f"({place.note})"] if place.note else [])]
+    style: dict[str, Any] = {"fontsize": 9, "color": paper.INK, "family": paper.FONT, "ha": "center", "va": "bottom"}
+    axes.annotate("\n".join(lines), (0.5, 1), (0, 5), "axes fraction", textcoords="offset points", **style)
 
 
 def letters(axes: Axes, plane: Plane) -> None:

@@ -98,8 +98,8 @@ def preview_png(
             axes.imshow(picture, aspect="auto", interpolation="antialiased")
             marks.letters(axes, plane)
             if row == 0:
-                marks.column_title(axes, plane, shape[plane.axis], layout.stretched[column])
-            if row == 0 and column == 0 and not layout.stretched[0]:
+                marks.picture_title(axes, plane, shape[plane.axis], layout.places[column])
+            if row == 0 and column == 0 and not layout.places[column].note:
                 marks.scale_bar(axes, plane)
     marks.draw_legend(drawing, layout, lines)
     return paper.save_png(drawing, path)
@@ -177,8 +177,8 @@ def _window(channel: NDArray[Any]) -> tuple[float, float]:
 
 def _picture(scene: _Scene, layer: Layer, plane: Plane, layout: Layout, column: int) -> NDArray[Any]:
     """One plane of one layer as colours; uint8 or float32 (rows, columns, 3), fine enough for crisp outlines."""
-    width = layout.widths[column] * paper.DPI
-    height = layout.heights[column] * paper.DPI
+    width = layout.places[column].width * paper.DPI
+    height = layout.places[column].height * paper.DPI
     raw = plane.cut(scene.channels, scene.affine)
     coarse = (
         slice(None, None, max(1, int(raw.shape[-2] // height))),

@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
+from vol3d.bundle_header import CHECKPOINT_KEY, write_tensors
 from vol3d.errors import ModelError, ResourceError, Vol3dError
 from vol3d.io.atomic import replace
 from vol3d.io.digest import sha256
 from vol3d.training.state import TrainingState
 
 _FORMAT = 1
-_KEY = "vol3d_checkpoint"
 _KEPT = 2
 _NAME = re.compile(r"checkpoint-(\d{6,})\.json")
 _AFRESH = "Give the folder of a run that has one, or start afresh without --resume."
@@ -41,14 +41,9 @@ def save_checkpoint(folder: str | Path, state: TrainingState) -> Path:
     seals = _seals(folder)
     seal = folder / f"checkpoint-{_number(seals[-1]) + 1 if seals else 1:06d}.json"
     with replace(_data(seal)) as temporary:
-        try:
-            save_file(state.tensors(), temporary, {_KEY: json.dumps(state.facts())})
-        except SafetensorError as error:
-            raise ResourceError(
-                f"{_data(seal)} cannot be written: {error}. Free space or choose another folder; nothing was changed."
-            ) from error
+        write_tensors(temporary, state.tensors(), CHECKPOINT_KEY, state.facts())
         facts = {
-            _KEY: _FORMAT,
+            CHECKPOINT_KEY: _FORMAT,
             "iteration": state.iteration,
             "best_score": state.best_score,
             "bytes": temporary.stat().st_size,
@@ -85,7 +80,7 @@ def _load(seal: Path) -> TrainingState:
     try:
         _require_digest(data, facts["sha256"])
         with safe_open(data, "pt") as file:
-            stored = json.loads(file.metadata()[_KEY])
+            stored = json.loads(file.metadata()[CHECKPOINT_KEY])
         state = TrainingState.from_parts(load_file(data), stored)
     except ModelError:
         raise
@@ -106,10 +101,10 @@ def _read_seal(seal: Path) -> dict[str, Any]:
         facts = json.loads(seal.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{seal} is corrupt: {' '.join(str(error).split())[:200]}.") from error
-    wanted = {_KEY, "iteration", "best_score", "bytes", "sha256"}
+    wanted = {CHECKPOINT_KEY, "iteration", "best_score", "bytes", "sha256"}
     if not isinstance(facts, dict) or not wanted <= facts.keys():
         raise ModelError(f"{seal} is corrupt: it is not the seal of a checkpoint.")
-    if facts[_KEY] != _FORMAT:
+    if facts[CHECKPOINT_KEY] != _FORMAT:
         raise ModelError(f"{seal} has format {facts['vol3d_checkpoint']}, this version reads {_FORMAT}.")
     return facts
 

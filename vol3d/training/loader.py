@@ -101,15 +101,17 @@ def load_batches(
             batches = [next(received) for _ in range(span.share.accumulate)]
             yield [batch.pin_memory() for batch in batches] if pin else batches
         return
+    others, started = set(multiprocessing.active_children()), set[Any]()
     try:
         arriving = _start_workers(source, span, workers, pin, timeout_seconds)
+        started = set(multiprocessing.active_children()) - others
         try:
             for _ in range(span.first, span.last):
                 yield [_opened(next(arriving)) for _ in range(span.share.accumulate)]
         finally:
             del arriving  # the last reference: ends the workers
     except (RuntimeError, OSError, EOFError) as error:
-        raise TrainingError(_explain(error)) from error.with_traceback(None)
+        raise TrainingError(_explain(error, _endings(started))) from error.with_traceback(None)
 
 
 @contextmanager
@@ -222,21 +224,31 @@ def _ignore_interrupts(_worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _explain(error: Exception) -> str:
+def _endings(processes: set[Any]) -> str:
+    """How those of the processes that have ended did, `SIGKILL` or `exit code 1`; torch may see only a lost pipe."""
+    codes = []
+    for process in processes:
+        process.join(0.1)
+        codes.append(process.exitcode)
+    names = {signal.Signals(-code).name if code < 0 else f"exit code {code}" for code in codes if code}
+    return ", ".join(sorted(names))
+
+
+def _explain(error: Exception, endings: str = "") -> str:
     """One line that names the case and the remedy."""
     text = " ".join(str(error).split())[:200]
     free = _free_shared_mb()
-    full = any(sign in text for sign in ("Bus error", "shared memory", "shm", "No space left"))
+    full = any(sign in endings + text for sign in ("SIGBUS", "Bus error", "shared memory", "shm", "No space left"))
     if full or (free is not None and free < 1):
         room = "" if free is None else f" ({_SHARED_MEMORY} has {free:.0f} MB free)"
         return (
             f"the data workers ran out of shared memory{room}. {_NO_WORKERS}, or give {_SHARED_MEMORY} more room "
             "(docker run --shm-size=4g)."
         )
+    if endings or "killed by signal" in text or "exited unexpectedly" in text:
+        return f"a data worker died ({endings or text}); often the machine ran out of memory. {_NO_WORKERS}, or fewer."
     if "timed out" in text:
         return f"the data workers gave no patch in time ({text}). {_NO_WORKERS} to see what holds them up."
-    if "killed by signal" in text or "exited unexpectedly" in text:
-        return f"a data worker died ({text}); often the machine ran out of memory. {_NO_WORKERS}, or use fewer."
     return f"the data workers failed ({text}). {_NO_WORKERS}."
 
 

@@ -142,11 +142,9 @@ def _nearest(maps: list[NDArray[Any]], regrid: Regrid) -> list[NDArray[Any]]:
         return new
     cell = np.stack([back.nearest(axis)[left_out[:, axis]] for axis in range(3)])
     away = [back.positions(axis)[left_out[:, axis]] - cell[axis] for axis in range(3)]
-    inside = np.all([np.abs(a) <= 0.5 for a in away], axis=0)
-    squared = np.sum(np.square(away), axis=0)[inside]
-    farthest_first = np.argsort(-squared, kind="stable")  # the nearest is written last, and stays
-    source = tuple(left_out[inside][farthest_first].T)
-    target = tuple(cell[:, inside][:, farthest_first])
+    farthest_first = np.argsort(-np.sum(np.square(away), axis=0), kind="stable")  # the nearest comes last, and stays
+    source = tuple(left_out[farthest_first].T)
+    target = tuple(cell[:, farthest_first])
     for array, values in zip(new, maps, strict=True):
         array[target] = values[source]
     return new

@@ -32,7 +32,7 @@ def training_preview(path: Path, bundle: ModelBundle, case: Case, device: Device
     )
     for slab in slabs:
         predicted[slab.start : slab.stop] = slab.values.argmax(axis=0)
-    painted = np.where(case.labels.labeled, case.labels.classes, -1)
+    painted = np.where(case.labels.labeled, case.labels.classes.astype(np.int32), -1)
     layers = [("scan", None), ("painted", painted), ("prediction", predicted)]
     preview_png(path, case.image.numpy(), case.labels.affine, layers, bundle.labels, through=middle)
 
