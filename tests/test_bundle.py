@@ -261,11 +261,16 @@ def _in_time(path, match=None):
     assert len(str(caught.value)) < 600
 
 
-def test_r35_a_million_entries_are_refused_at_once(saved):
-    many = {f"t{n}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for n in range(1_000_000)}
-    _in_time(_rewrite(saved, tensors=many), "declares a header of")
-    some = dict(list(many.items())[:100_000])
-    _in_time(_rewrite(saved, tensors=some), "declares 1000.. tensors")
+@pytest.mark.parametrize(
+    ("count", "match"), [(1_000_000, "declares a header of"), (100_000, "declares 1000.. tensors")]
+)
+def test_r35_a_million_entries_are_refused_at_once(saved, count, match):
+    data = saved.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    more = b",".join(b'"t%d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}' % n for n in range(count))
+    text = b"{" + more + b"," + data[9 : 8 + length]
+    saved.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+    _in_time(saved, match)
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,14 @@ def joined(slabs):
     return np.concatenate([slab.values for slab in slabs], axis=1)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # tiny networks spend their time on waking threads
+    yield
+    torch.set_num_threads(threads)
+
+
 class Fussy(nn.Module):
     """A network on a device that holds a number of voxels, and at most some passes of more than half of them."""
 
@@ -44,9 +52,11 @@ class Fussy(nn.Module):
         self.input_size = network.input_size
 
     def forward(self, image):
-        if self.passes is not None and image[0, 0].numel() > self.voxels / 2:
+        voxels, spent = image[0, 0].numel(), False
+        if self.passes is not None and voxels > self.voxels / 2:
             self.passes -= 1
-        if image[0, 0].numel() > self.voxels or (self.passes or 0) < 0:
+            spent = self.passes < 0
+        if voxels > self.voxels or spent:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return self.network(image)
 
@@ -68,11 +78,16 @@ class Constant(nn.Module):
         return torch.where(image[:, :1] > 100, self.poison, logits)
 
 
+class Broken(Constant):
+    def forward(self, image):
+        raise RuntimeError("something else")
+
+
 @settings(max_examples=200, deadline=None)
 @given(
-    st.tuples(*(st.integers(1, 22),) * 3),
-    st.tuples(*(st.sampled_from((4, 8, 12)),) * 3),
-    st.floats(0, 0.8),
+    st.tuples(*(st.integers(1, 18),) * 3),
+    st.tuples(*(st.sampled_from((8, 12)),) * 3),
+    st.floats(0, 0.6),
     st.booleans(),
 )
 def test_blended_constants_stay_constant(shape, patch, overlap, flips):
@@ -81,8 +96,8 @@ def test_blended_constants_stay_constant(shape, patch, overlap, flips):
     predict = predict_flips if flips else predict_slabs
     logits = joined(predict(made, np.zeros((1, *shape), np.float32), plan, logits=True))
     assert logits.shape == (2, *shape)
-    np.testing.assert_allclose(logits[0], 0.7, atol=1e-6)
-    np.testing.assert_allclose(logits[1], -0.2, atol=1e-6)
+    assert (logits[0] == np.float32(0.7)).all()
+    assert (logits[1] == np.float32(-0.2)).all()
 
 
 def test_weights_are_gaussian_and_never_vanish():
@@ -141,7 +156,7 @@ def test_a_ring_of_planes_takes_tiles_across_its_end():
     handed = []
     for start in (0, 2, 4):
         handed += canvas.finish(start)
-        canvas.add(Box((start, 0, 0), (3, 1, 1)), torch.full((1, 3, 1, 1), float(start)), None)
+        canvas.add(Box((start, 0, 0), (3, 1, 1)), torch.full((1, 3, 1, 1), float(start), dtype=torch.float64), None)
     handed += canvas.finish(7)
     np.testing.assert_allclose(joined(handed).ravel(), [0, 0, 1, 2, 3, 4, 4])
 
@@ -168,7 +183,7 @@ def test_needed_voxels_get_the_same_whatever_else_is_left_out(padding):
 
 @pytest.mark.parametrize("padding", ["valid", "same"])
 @pytest.mark.parametrize("dimensions", [2, 3])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=50, deadline=None)  # 200 over all networks
 @given(st.tuples(*(st.integers(1, 12),) * 3), st.sets(st.integers(0, 2)))
 def test_flip_averaging_commutes_with_flips_of_the_volume(padding, dimensions, shape, axes):
     made = unet(padding, torch.float64, dimensions=dimensions)
@@ -192,12 +207,12 @@ def test_flip_averaging_is_the_mean_over_flipped_volumes():
     np.testing.assert_allclose(joined(predict_flips(made, image, plan, axes=(0, 2))), mean, atol=1e-12)
 
 
-@pytest.mark.parametrize("passes", [None, 3])
+@pytest.mark.parametrize("passes", [None, 2])
 @pytest.mark.parametrize("flips", [False, True])
 def test_r26_out_of_memory_takes_smaller_tiles_and_gives_the_same_labels(passes, flips, caplog):
     made = unet("valid", torch.float64)
     image = scan(24, 20, 12, dtype=np.float64)
-    plan = plan_for(made, (24, 20, 12), tile=made.input_size((10, 20, 12)), **LIMITS)
+    plan = plan_for(made, (24, 20, 12), tile=made.input_size((6, 20, 12)), **LIMITS)
     predict = predict_flips if flips else predict_slabs
     expected = joined(predict(made, image, plan))
     room = math.prod(plan.size) if passes else 0.3 * math.prod(plan.size)
@@ -226,9 +241,8 @@ def test_r26_blended_tiles_get_smaller_too():
     np.testing.assert_allclose(values.sum(0), 1, atol=1e-6)
 
 
-def test_other_runtime_errors_are_not_taken_for_lack_of_memory():
-    made = Constant()
-    made.forward = lambda image: (_ for _ in ()).throw(RuntimeError("something else"))
+def test_other_errors_are_not_taken_for_lack_of_memory():
+    made = Broken()
     plan = plan_for(made, (4, 4, 4), **LIMITS)
     with pytest.raises(RuntimeError, match="something else"):
         list(predict_slabs(made, np.zeros((1, 4, 4, 4), np.float32), plan))
@@ -289,8 +303,8 @@ def test_integer_images_are_taken():
 
 def test_memory_of_a_pass_is_known_without_running_it():
     made = nn.Sequential(nn.ReLU(), nn.AvgPool3d(2), nn.Upsample(scale_factor=2))
-    # the image and its ReLU, then the ReLU, its eighth and what that is blown up to; 4 bytes a value
-    assert bytes_per_voxel(made, (8, 8, 8), in_channels=1) == pytest.approx(1.1 * 4 * (1 + 1 + 1 / 8 + 1), rel=0.2)
+    # the image, which the caller holds, its ReLU and an eighth of that; 4 bytes a value, three tenths on top
+    assert bytes_per_voxel(made, (8, 8, 8), in_channels=1) == pytest.approx(1.3 * 4 * (1 + 1 + 1 / 8))
     small = unet("same", encoder=((4,), (8,)))
     wide = unet("same", encoder=((8,), (16,)))
     one, two = (bytes_per_voxel(n, in_channels=2) for n in (small, wide))

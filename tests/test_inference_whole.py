@@ -28,6 +28,14 @@ NETWORKS = {
 }
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # tiny networks spend their time on waking threads
+    yield
+    torch.set_num_threads(threads)
+
+
 def network(kind, dtype=torch.float64, padding="valid", classes=3):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)

@@ -4,6 +4,7 @@ import errno
 import os
 
 import pytest
+
 from vol3d.errors import ResourceError
 from vol3d.io import atomic
 
@@ -27,9 +28,14 @@ def test_the_file_appears_at_the_end_only(tmp_path):
 def test_a_failing_body_changes_nothing(tmp_path, error):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(error), atomic.replace(path) as temporary:
-        temporary.write_text("half")
-        raise error
+
+    def fail():
+        with atomic.replace(path) as temporary:
+            temporary.write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        fail()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -71,7 +77,7 @@ def test_remains_of_killed_writers_are_swept(tmp_path):
         rest.touch()
     with atomic.replace(path) as temporary:
         temporary.write_text("y")
-    assert {entry for entry in tmp_path.iterdir()} == {path, alive, init, huge, other}
+    assert set(tmp_path.iterdir()) == {path, alive, init, huge, other}
 
 
 @pytest.mark.parametrize("code", [errno.EOPNOTSUPP, None])

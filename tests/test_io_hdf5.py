@@ -3,6 +3,7 @@
 import h5py
 import numpy as np
 import pytest
+
 from vol3d import io
 from vol3d.errors import ConfigError, FileFormatError, GeometryError, LabelError, ResourceError
 from vol3d.volume import Affine, Volume
@@ -188,7 +189,7 @@ def test_a_turned_grid_is_kept_in_our_own_attribute(tmp_path):
 def test_large_volumes_span_several_chunks(tmp_path):
     codes = np.random.default_rng(0).integers(0, 3, (70, 65, 130)).astype(np.uint16)
     scan = Volume(codes[np.newaxis], Affine.from_spacing((1, 1, 1)))
-    io.write_labels(str(tmp_path / "a.h5"), codes, scan, names={i: "x" * 50 for i in range(5000)})
+    io.write_labels(str(tmp_path / "a.h5"), codes, scan, names=dict.fromkeys(range(5000), "x" * 50))
     back = io.read_labels(str(tmp_path / "a.h5"))
     np.testing.assert_array_equal(back.array[0], codes)
     assert len(back.attributes["class_names"]) == 5000

@@ -6,6 +6,7 @@ import zlib
 import numpy as np
 import pytest
 import SimpleITK
+
 from vol3d import io
 from vol3d.errors import FileFormatError, GeometryError
 from vol3d.volume import Affine, Volume
@@ -77,7 +78,7 @@ def test_channels_times_and_planes(tmp_path, suffix):
     path = str(tmp_path / f"a.{suffix}")
     data = np.random.default_rng(0).random((6, 5, 4, 3)).astype(np.float32)
     SimpleITK.WriteImage(SimpleITK.GetImageFromArray(data, isVector=True), path)
-    with pytest.raises(FileFormatError, match="3 channels.*--channel 0 … 2"):
+    with pytest.raises(FileFormatError, match=r"3 channels.*--channel 0 … 2"):
         io.read(path)
     np.testing.assert_array_equal(io.read(path, channel=2).array[0], data[..., 2].transpose(2, 1, 0))
     SimpleITK.WriteImage(SimpleITK.GetImageFromArray(data, isVector=False), path)
@@ -86,7 +87,7 @@ def test_channels_times_and_planes(tmp_path, suffix):
     SimpleITK.WriteImage(SimpleITK.GetImageFromArray(data[0, :, :, 0]), path)
     assert io.read(path).shape == (4, 5, 1)
     SimpleITK.WriteImage(SimpleITK.GetImageFromArray(data[0, :, :, :2].astype(complex).view(complex)), path)
-    with pytest.raises(FileFormatError, match="complex|2 channels"):  # MetaImage keeps complex numbers as channels
+    with pytest.raises(FileFormatError, match=r"complex|2 channels"):  # MetaImage keeps complex numbers as channels
         io.read(path)
 
 

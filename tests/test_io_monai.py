@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from monai.data import ImageReader, MetaTensor
 from monai.transforms import LoadImage, LoadImaged
+
 from vol3d import io
 from vol3d.errors import GeometryError
 

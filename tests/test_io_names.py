@@ -6,6 +6,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+
 from vol3d import io
 from vol3d.errors import ConfigError, FileFormatError, ResourceError
 from vol3d.volume import Affine, Volume

@@ -5,6 +5,7 @@ import json
 import nibabel
 import numpy as np
 import pytest
+
 from vol3d import io
 from vol3d.errors import FileFormatError, GeometryError
 from vol3d.io.nifti_header import COMMENT

@@ -7,6 +7,7 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK
+
 from vol3d import io
 from vol3d.volume import Affine, Volume
 
@@ -18,7 +19,7 @@ SCANS = ("ct_torso", "mr_torso", "mni152_t1")
 
 @pytest.fixture(autouse=True)
 def _no_waiting_for_the_disk(monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 def itk_affine(path):

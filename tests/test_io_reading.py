@@ -8,6 +8,7 @@ import tracemalloc
 import nibabel
 import numpy as np
 import pytest
+
 from vol3d import io
 from vol3d.errors import ConfigError, FileFormatError, GeometryError, LabelError, ResourceError
 from vol3d.io import budget

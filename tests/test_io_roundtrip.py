@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from vol3d import io
 from vol3d.volume import Affine, Volume
 
@@ -16,7 +17,7 @@ MANY = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCh
 
 @pytest.fixture(autouse=True)
 def _no_waiting_for_the_disk(monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 @st.composite
@@ -38,9 +39,8 @@ shapes = st.tuples(st.integers(1, 6), st.integers(1, 6), st.integers(1, 6))
 highest = st.one_of(st.integers(0, 300), st.integers(65_000, 66_000), st.integers(2**32 - 2, 2**32), st.just(2**64 - 1))
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
-@MANY
-@given(affine=affines(), shape=shapes, top=highest, seed=st.integers(0, 999))
+@settings(MANY, max_examples=600)
+@given(suffix=st.sampled_from(SUFFIXES), affine=affines(), shape=shapes, top=highest, seed=st.integers(0, 999))
 def test_labels_come_back_exactly_on_the_same_grid(tmp_path, suffix, affine, shape, top, seed):
     codes = np.random.default_rng(seed).integers(0, top, shape, dtype=np.uint64, endpoint=True)
     codes.flat[0] = top

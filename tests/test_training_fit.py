@@ -282,6 +282,18 @@ def test_timing_leaves_everything_as_it_was(workers, precision):
         time_steps(network, Patches(), sparse_loss(), settings(), fabric, 0)
 
 
+def test_timing_keeps_to_its_limit():
+    asked = []
+
+    class Counted(Patches):
+        def __getitem__(self, index):
+            asked.append(index)
+            return super().__getitem__(index)
+
+    assert time_steps(tiny_network(), Counted(), sparse_loss(), settings(), cpu(), 50, limit_seconds=0.0) > 0
+    assert asked == [0, 1, 2, 3]
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])

@@ -130,6 +130,19 @@ def test_closing_the_stream_ends_the_workers():
     assert not workers & _children()
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_r23_a_stop_leaves_no_worker_behind():
+    before, during = _children(), []
+    result = run(
+        settings(50, workers=2),
+        on_log=lambda _row: during.append(len(_children() - before)),
+        should_stop=lambda: len(during) == 3,
+    )
+    assert result.stopped
+    assert during[0] >= 2
+    assert not _children() - before
+
+
 class Dying(Patches):
     def __init__(self, signal_number):
         super().__init__()
@@ -163,16 +176,16 @@ def test_r27_the_loss_of_a_worker_is_named_in_any_line():
 
 class Stuck(Patches):
     def __getitem__(self, index):
-        if index == 2:
-            time.sleep(3)
+        if index >= 2:
+            time.sleep(50)
         return super().__getitem__(index)
 
 
 def test_r27_a_stuck_worker_is_an_error_not_a_hang():
     began = time.monotonic()
     with pytest.raises(TrainingError, match="gave no patch in time"):
-        list(load_batches(Stuck(), Span(Share(1), 0, 9), workers=1, timeout_seconds=1.0))
-    assert time.monotonic() - began < 20
+        list(load_batches(Stuck(), Span(Share(1), 0, 9), workers=2, timeout_seconds=1.0))
+    assert time.monotonic() - began < 15
 
 
 def test_r27_out_of_the_main_thread_a_killed_worker_is_found_too():

@@ -28,6 +28,7 @@ _PARTS = {
 _DTYPES = {
     "F64": ("torch.float64", 8), "F32": ("torch.float32", 4), "F16": ("torch.float16", 2),
     "BF16": ("torch.bfloat16", 2), "I64": ("torch.int64", 8), "I32": ("torch.int32", 4), "U8": ("torch.uint8", 1),
+    "BOOL": ("torch.bool", 1),
 }  # fmt: skip
 _LARGEST_HEADER = 8 << 20  # bytes; the paper's network needs 10,000
 _LARGEST_FILE = 64 << 30  # bytes

@@ -33,22 +33,22 @@ def weights(size: Sizes, blended: tuple[bool, bool, bool], dtype: torch.dtype) -
 
 
 class Canvas:
-    """The planes of a volume that tiles still add to: weighted sums and weights, a ring of `thickness` planes.
+    """The planes of a volume that tiles still add to: weighted means so far, in a ring of `thickness` planes.
 
     classes: channels. shape: of the volume, (X, Y, Z). start: the first plane that is wanted. dtype: of the values.
     """
 
     def __init__(self, classes: int, thickness: int, shape: Sizes, start: int, dtype: torch.dtype) -> None:
         self.next_plane = start
-        self._length = shape[0]
-        self._sums = torch.zeros((classes, thickness, *shape[1:]), dtype=dtype)
+        self._means = torch.zeros((classes, thickness, *shape[1:]), dtype=dtype)
         self._weights = torch.zeros((thickness, *shape[1:]), dtype=dtype)
 
     def add(self, box: Box, values: Tensor, weight: Tensor | None) -> None:
-        """Add a tile's answer; planes that were handed on already must not be in it.
+        """Take a tile's answer into the means; planes that were handed on already must not be in it.
 
         box: inside the volume, within `thickness` planes of the next plane. values: (K, *box.size) on the CPU.
-        weight: (*box.size), None for 1.
+        weight: (*box.size), None for 1. The mean moves towards the new values by their share of the weight so far, so
+        that it stays where it is, to the last bit, where tiles agree.
         """
         ring = self._weights.shape[0]
         (_, y, z), done = box.slices(), 0
@@ -56,23 +56,21 @@ class Canvas:
             at = (box.start[0] + done) % ring
             run = min(box.size[0] - done, ring - at)
             here, there = slice(at, at + run), slice(done, done + run)
-            if weight is None:
-                self._sums[:, here, y, z].add_(values[:, there])
-                self._weights[here, y, z].add_(1.0)
-            else:
-                self._sums[:, here, y, z].addcmul_(values[:, there], weight[there])
-                self._weights[here, y, z].add_(weight[there])
+            total = self._weights[here, y, z]
+            share = torch.ones_like(total) if weight is None else weight[there]
+            total.add_(share)
+            self._means[:, here, y, z].lerp_(values[:, there], share / total)
             done += run
 
     def finish(self, stop: int) -> Iterator[Slab]:
-        """Hand on the averages of all planes before `stop` that were not handed on yet; 0 where no tile answered."""
+        """Hand on the means of all planes before `stop` that were not handed on yet; 0 where no tile answered."""
         ring = self._weights.shape[0]
         while self.next_plane < stop:
             at = self.next_plane % ring
             run = min(SLAB_PLANES, stop - self.next_plane, ring - at)
-            sums, total = self._sums[:, at : at + run], self._weights[at : at + run]
-            slab = Slab(self.next_plane, (sums / torch.where(total > 0, total, 1.0)).numpy())
-            sums.zero_()
-            total.zero_()
+            means = self._means[:, at : at + run]
+            slab = Slab(self.next_plane, means.numpy().copy())
+            means.zero_()
+            self._weights[at : at + run].zero_()
             self.next_plane += run
             yield slab

@@ -17,6 +17,7 @@ Sizes = tuple[int, int, int]
 Axes = tuple[Axis, Axis, Axis]
 SLAB_PLANES = 16  # finished planes are handed on at most this many at a time
 _FLOAT = 4
+_COPIES = 2  # of a tile's answer: logits and probabilities
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class Budget:
         """What tiles of `tile` take, what is allowed, and of what; sizes may be arrays of one shape."""
         x, y, z = (np.asarray(size, dtype=np.float64) for size in tile)
         answered = [size - axis.margin for size, axis in zip((x, y, z), axes, strict=True)]
-        network = self.bytes_per_voxel * x * y * z + _FLOAT * self.classes * answered[0] * answered[1] * answered[2]
+        values = self.classes * answered[0] * answered[1] * answered[2]
+        network = self.bytes_per_voxel * x * y * z + _COPIES * _FLOAT * values
         buffers = self.buffer_bytes(answered[0], axes)
         voxels = (x * y * z, self.most_voxels, "voxels")
         if self.host_memory_bytes is None:

@@ -121,9 +121,7 @@ class Runner:
         host.copy_(values, non_blocking=True)
         flag = torch.empty((), dtype=torch.bool, pin_memory=True)
         flag.copy_(finite, non_blocking=True)
-        arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        arrived.record()
-        return Answer(tile, host, flag, arrived)
+        return Answer(tile, host, flag, torch.cuda.current_stream(self.device).record_event())
 
     def _read(self, box: Box, flipped: list[int]) -> Tensor:
         """The image in `box` as floating point on the device, reversed along `flipped`."""

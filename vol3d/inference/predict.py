@@ -70,7 +70,8 @@ def _replanning(
         except RuntimeError as error:
             if not too_large(error):
                 raise
-            _log.warning("out of memory with tiles of %s voxels: going on with smaller ones", plan.size)
+            size, cause = "×".join(map(str, plan.size)), str(error).partition("\n")[0]
+            _log.warning("tiles of %s voxels are too large (%s): going on with smaller ones", size, cause)
         if finished < plan.shape[0]:
             plan = plan.smaller()
             runner.release()

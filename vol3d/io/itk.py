@@ -115,7 +115,8 @@ def write(temporary: Path, location: Location, content: Content) -> None:
         packed.replace(temporary)
         require_whole(temporary, location.name, Budget(sys.maxsize))
     except RuntimeError as error:
-        raise OSError(f"SimpleITK stopped: {' '.join(str(error).split())[-160:]}") from error
+        cause = "no space left" if "space" in str(error) or "wrote" in str(error) else "the system refused it"
+        raise OSError(f"{cause} (SimpleITK stopped)") from error
     finally:
         if packed != temporary:
             packed.unlink(missing_ok=True)

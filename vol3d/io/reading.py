@@ -63,14 +63,14 @@ def info(path: str) -> dict[str, Any]:
     shape, spacing_mm, orientation and axes count along X, Y, Z of the array in memory; `stored_order` is the file's.
     """
     location = locate(path, "")
-    entry = format_of(location.path, path)
+    entry = format_of(location.path, location.name)
     _require_file(location)
-    facts: dict[str, Any] = {"name": path, "format": entry.name}
+    facts: dict[str, Any] = {"name": location.name, "format": entry.name}
     try:
         if entry.datasets:
             facts["datasets"] = hdf5.listing(location)
             dataset = location.dataset or hdf5.usual_dataset(location)
-            location = Location(path, location.path, dataset)
+            location = Location(location.name, location.path, dataset)
         described = entry.describe(location)
     except OSError as error:
         raise _unreadable(location, error) from error

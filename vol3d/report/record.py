@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,6 @@ def _without_nan(value: Any) -> Any:  # noqa: ANN401  a JSON tree
         return {str(key): _without_nan(child) for key, child in value.items()}
     if isinstance(value, (list, tuple)):
         return [_without_nan(child) for child in value]
-    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+    if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,7 +74,8 @@ def paint(
     """Keep the classes in whole planes only, evenly spaced; `unlabeled` everywhere else.
 
     classes: (X, Y, Z). slices: how many planes across X, Y and Z; n planes of an axis with N voxels lie at
-    round((N − 1)(i + ½)/n). Raises `LabelError` where an axis has too few planes or `unlabeled` is a class.
+    (N − 1)(i + ½)/n, rounded to n different numbers. Raises `LabelError` where an axis has too few planes or
+    `unlabeled` is a class.
     """
     if (classes == unlabeled).any():
         raise LabelError(f"code {unlabeled} is a class of this volume; choose another code for unlabeled voxels")
@@ -82,6 +84,8 @@ def paint(
         if not 0 <= count <= size:
             raise LabelError(f"expected 0 to {size} painted planes across {'xyz'[axis]}, found {count}")
         planes = [round((size - 1) * (i + 0.5) / count) for i in range(count)]
+        if len(set(planes)) < count:  # halves that were rounded to one even number
+            planes = [math.floor((size - 1) * (i + 0.5) / count + 0.5) for i in range(count)]
         where = (slice(None),) * axis + (planes,)
         painted[where] = classes[where]
     return painted

@@ -87,7 +87,7 @@ class Span:
 
 
 def load_batches(
-    source: PatchSource, span: Span, *, workers: int = 0, pin: bool = False, timeout_seconds: float = 50.0
+    source: PatchSource, span: Span, *, workers: int = 0, pin: bool = False, timeout_seconds: float = 45.0
 ) -> Generator[list[Batch], None, None]:
     """The micro-batches of every iteration of `span`, one list an iteration; the same for any number of workers.
 
@@ -102,16 +102,19 @@ def load_batches(
             yield [batch.pin_memory() for batch in batches] if pin else batches
         return
     others, started = set(multiprocessing.active_children()), set[Any]()
+    arriving: Iterator[Batch | _Failure] = iter(())
     try:
         arriving = _start_workers(source, span, workers, pin, timeout_seconds)
         started = set(multiprocessing.active_children()) - others
-        try:
-            for _ in range(span.first, span.last):
-                yield [_opened(next(arriving)) for _ in range(span.share.accumulate)]
-        finally:
-            del arriving  # the last reference: ends the workers
+        for _ in range(span.first, span.last):
+            yield [_opened(next(arriving)) for _ in range(span.share.accumulate)]
     except (RuntimeError, OSError, EOFError) as error:
-        raise TrainingError(_explain(error, _endings(started))) from error.with_traceback(None)
+        endings = _endings(started)
+        for process in () if pin else started:  # else a stuck one would be waited for
+            process.terminate()
+        raise TrainingError(_explain(error, endings)) from error.with_traceback(None)
+    finally:
+        del arriving  # the last reference: ends the workers
 
 
 @contextmanager

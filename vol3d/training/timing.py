@@ -25,9 +25,11 @@ def time_steps(  # noqa: PLR0913, PLR0917 RUF100  the parts of `fit`
     settings: FitSettings,
     fabric: Any,  # noqa: ANN401  lightning_fabric.Fabric, untyped
     steps: int = 5,
+    limit_seconds: float = 30.0,
 ) -> float:
     """Seconds per iteration, cutting the patches included: the mean of `steps` after two to warm up.
 
+    Where that would take longer than `limit_seconds`, a single process measures fewer (at least one after one).
     Trains a deep copy; the network, its device, and the state of the gradient scaler stay as they were.
     """
     if steps < 1:
@@ -35,18 +37,20 @@ def time_steps(  # noqa: PLR0913, PLR0917 RUF100  the parts of `fit`
     precision = fabric.strategy.precision
     scaler = precision.state_dict()
     learner = Learner(copy.deepcopy(network), copy.deepcopy(loss), settings, fabric)
-    span = Span(
-        Share(settings.batch_size, settings.accumulate, fabric.global_rank, fabric.world_size), 0, _WARM_UP + steps
+    share = Share(settings.batch_size, settings.accumulate, fabric.global_rank, fabric.world_size)
+    stream = load_batches(
+        dataset, Span(share, 0, _WARM_UP + steps), workers=settings.workers, pin=fabric.device.type == "cuda"
     )
-    pin = fabric.device.type == "cuda"
-    began = time.monotonic()
-    with named_worker_faults(), closing(load_batches(dataset, span, workers=settings.workers, pin=pin)) as stream:
+    marks = [time.monotonic()]
+    with named_worker_faults(), closing(stream):
         for iteration, batches in enumerate(stream):
             learner.gradients(learner.to_device(batches)).read()
             learner.update(iteration, settings.learning_rate)
-            if iteration + 1 == _WARM_UP:
-                began = time.monotonic()
-    seconds = (time.monotonic() - began) / steps
+            marks.append(time.monotonic())
+            if len(marks) > 2 and fabric.world_size == 1 and marks[-1] - marks[0] > limit_seconds:
+                break
     if scaler:
         precision.load_state_dict(scaler)
+    begin = min(_WARM_UP, len(marks) - 2)
+    seconds = (marks[-1] - marks[begin]) / (len(marks) - 1 - begin)
     return float(sum_over_processes(torch.tensor(seconds, device=fabric.device), fabric)) / fabric.world_size
