@@ -109,3 +109,12 @@ def test_space_that_is_not_there(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(OSError, match="No space"):
         atomic.reserve(path, 100)
+
+
+def test_a_new_file_gets_the_usual_permissions(tmp_path):
+    usual = tmp_path / "usual"
+    usual.touch()
+    with atomic.replace(tmp_path / "new.bin") as temporary:
+        temporary.write_bytes(b"x")
+        temporary.chmod(0o600)
+    assert (tmp_path / "new.bin").stat().st_mode == usual.stat().st_mode

@@ -31,10 +31,15 @@ def replace(path: str | Path) -> Iterator[Path]:
         _sweep(target)
     temporary = target.parent / f"{_prefix(target)}{os.getpid()}-{secrets.token_hex(4)}.tmp{_suffix(target.name)}"
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # what this user's files get; some writers would make theirs private
+        temporary.unlink()
         yield temporary
         _flush(temporary)
         if target.exists():
             shutil.copymode(target, temporary)
+        else:
+            temporary.chmod(mode)
         temporary.replace(target)
         _flush_folder(target.parent)
     except OSError as error:
