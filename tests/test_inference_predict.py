@@ -79,7 +79,7 @@ class Constant(nn.Module):
 
 
 class Broken(Constant):
-    def forward(self, image):
+    def forward(self, _image):
         raise RuntimeError("something else")
 
 

@@ -67,7 +67,9 @@ def test_unlabeled_codes_change_nothing(trained, tmp_path):
 
 def test_annotated_slices_equal_an_unlabeled_code(trained, tmp_path):
     image, classes = balls()
-    planes = {axis: np.linspace(3, n - 4, 3).round().astype(int).tolist() for axis, n in zip("xyz", image.shape)}
+    planes = {
+        axis: np.linspace(3, n - 4, 3).round().astype(int).tolist() for axis, n in zip("xyz", image.shape, strict=True)
+    }
     run = vol3d.train(image, classes, annotated_slices=planes, config=TINY, output=tmp_path / "run", seed=1)
     assert run.bundle.weights_sha256 == trained.bundle.weights_sha256
 
@@ -206,6 +208,16 @@ def test_r19_killed_and_resumed_losses_are_bit_identical(tmp_path):
     assert losses(broken) == losses(whole)
     one, two = (vol3d.load_model(run).weights_sha256 for run in (whole, broken))
     assert one == two
+
+
+def test_two_processes_train_one_model(tmp_path):
+    write_case(tmp_path)
+    run = tmp_path / "run"
+    command = run_command(tmp_path, "-o", str(run), "--device", "cpu", "--set", "training.devices=2")
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=200)
+    assert done.stdout.count("model: ") == 1
+    assert len(losses(run)) == 24
+    assert vol3d.load_model(run).provenance["iterations"] == 24
 
 
 def test_r20_a_corrupt_newest_checkpoint_is_passed_over(tmp_path):

@@ -52,6 +52,8 @@ def train(options: Namespace) -> int:
     if result.stopped:
         write(f"stopped; go on with: vol3d train --resume {result.run}")
         return 130
+    if result.model is None:  # a process that followed another one
+        return 0
     write(f"model: {result.model}")
     write(f"next: vol3d predict SCAN -m {result.run}")
     return 0

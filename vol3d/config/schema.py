@@ -84,7 +84,9 @@ class AugmentConfig(Section):
     rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 30.0
     scale: tuple[Positive, Positive] = (0.9, 1.1)
     spatial_probability: Fraction = Field(1.0, description="rotation, scaling and deformation together")
-    flip_probability: Fraction = Field(0.0, description="for each axis")
+    flip_probability: Fraction | None = Field(
+        None, description="for each axis; None: 0.5, or 0 where class names tell left from right"
+    )
     gamma_probability: Fraction = 0.3
     noise_probability: Fraction = 0.2
     blur_probability: Fraction = 0.1

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from vol3d.errors import ConfigError, ResourceError
+from vol3d.io import available_memory
 
 Precision = Literal["float32", "bf16", "fp16"]
 _SHARE = 0.6
@@ -15,7 +15,7 @@ _SHARE = 0.6
 
 @dataclass(frozen=True)
 class Device:
-    """name: `cpu` or `cuda:0`. precision: of the network's arithmetic."""
+    """name: `cpu` or `cuda:0`. precision: of the network's arithmetic in training."""
 
     name: str
     precision: Precision = "float32"
@@ -26,11 +26,17 @@ class Device:
         return self.name.startswith("cuda")
 
 
+def exact(device: Device) -> Device:
+    """The same device in float32: what validation and prediction use, so that tiles agree to the last digits."""
+    return replace(device, precision="float32")
+
+
 def pick_device(name: str = "auto", precision: str = "auto") -> Device:
     """The device called `name`, never another one in its place.
 
     `auto` is the first GPU, else the CPU. Raises `ResourceError` where the device is not there, `ConfigError` where
-    the name is none.
+    the name is none. precision `auto` is bf16 where the device has matrix units for it (GPUs; CPUs with AMX), else
+    fp16 on a GPU and float32 on a CPU.
     """
     import torch
 
@@ -43,13 +49,21 @@ def pick_device(name: str = "auto", precision: str = "auto") -> Device:
     if kind == "cpu":
         if precision == "fp16":
             raise ConfigError("precision fp16 needs a GPU; on a CPU use float32 or bf16")
-        return Device("cpu", "bf16" if precision == "bf16" else "float32")
+        quick = precision == "auto" and "amx_bf16" in _cpu_flags()
+        return Device("cpu", "bf16" if precision == "bf16" or quick else "float32")
     index = int(number or 0)
     if index >= gpus:
         raise ResourceError(f"device {name} is not there: {gpus} GPUs found. Use --device cpu, or mend the driver.")
     if precision == "auto":
         precision = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
     return Device(f"cuda:{index}", "bf16" if precision == "bf16" else "fp16" if precision == "fp16" else "float32")
+
+
+def _cpu_flags() -> set[str]:
+    """Instruction sets of the CPU, as Linux names them; empty elsewhere."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((set(line.partition(":")[2].split()) for line in lines if line.startswith("flags")), set())
 
 
 def memory_bytes(device: Device, limit_gb: float | None = None) -> float:
@@ -61,14 +75,4 @@ def memory_bytes(device: Device, limit_gb: float | None = None) -> float:
 
         free, _ = torch.cuda.mem_get_info(device.name)
         return _SHARE * free
-    return _SHARE * free_ram()
-
-
-def free_ram() -> float:
-    """Bytes of main memory that are free, as the operating system sees it."""
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        for line in meminfo.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return float(line.split()[1]) * 1024
-    return float(os.sysconf("SC_PHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE") * 0.5
+    return _SHARE * available_memory()

@@ -62,11 +62,14 @@ def step_seconds(plan: Plan) -> float:
 
 def device_rate(device: Device) -> float:
     """FLOP per second of a 3-D convolution on `device`, measured within about half a second."""
-    convolution = torch.nn.Conv3d(32, 32, 3, padding=1).to(device.name)
-    image = torch.zeros(1, 32, 48, 48, 24, device=device.name)
+    layout = torch.channels_last_3d
+    convolution = torch.nn.Conv3d(32, 32, 3, padding=1).to(device.name, memory_format=layout)  # type: ignore[call-overload]
+    image = torch.zeros(1, 32, 48, 48, 24, device=device.name).contiguous(memory_format=layout)
     work = 2.0 * 27 * 32 * 32 * image[0, 0].numel()
     best = float("inf")
-    with torch.inference_mode():
+    kind = torch.float16 if device.precision == "fp16" else torch.bfloat16
+    family = "cuda" if device.is_gpu else "cpu"
+    with torch.inference_mode(), torch.autocast(family, kind, enabled=device.precision != "float32"):
         for _ in range(4):
             begin = time.perf_counter()
             convolution(image)

@@ -32,7 +32,7 @@ class PatchCutter:
             deformation_probability=augment.deformation_probability,
             rotation_degrees=augment.rotation_degrees,
             scale=augment.scale,
-            flip_probability=augment.flip_probability,
+            flip_probability=augment.flip_probability or 0.0,
             probability=augment.spatial_probability,
         )
         self._intensity = IntensityAugmentation(

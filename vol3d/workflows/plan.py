@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -49,8 +50,8 @@ class Plan:
         return (x, y, z)
 
 
-def make_plan(config: Config, grids: list[Grid], channels: int, classes: int, device: Device) -> Plan:
-    """Fill in what `config` leaves open: network, patch, batch, length of the run, EMA.
+def make_plan(config: Config, grids: list[Grid], channels: int, names: tuple[str, ...], device: Device) -> Plan:
+    """Fill in what `config` leaves open: network, patch, batch, length of the run, flips. names: of the classes.
 
     On a CPU a small same-padded network with patches that fit the spacing; on a GPU the 3D U-Net of Çiçek et al. 2016.
     Raises `ConfigError` where the given values contradict each other.
@@ -75,10 +76,11 @@ def make_plan(config: Config, grids: list[Grid], channels: int, classes: int, de
         update={
             "network": network,
             "sampling": config.sampling.model_copy(update={"patch_size": size, "batch_size": batch}),
+            "augment": config.augment.model_copy(update=_flips(config, names)),
             "training": training.model_copy(update=changes),
         }
     )
-    return Plan(settled, network, geometry, channels, classes, size, batch, device)
+    return Plan(settled, network, geometry, channels, len(names), size, batch, device)
 
 
 def small_patch(grid: Grid, voxels: int = _CPU_VOXELS) -> Triple:
@@ -122,6 +124,14 @@ def small_network(patch: Triple, spacing_mm: tuple[float, float, float], width: 
                 spacing[a], size[a] = 2 * spacing[a], size[a] // 2
     encoder = tuple((width * 2**level,) * 2 for level in range(len(kernels)))
     return UNetConfig(encoder=encoder, kernels=tuple(kernels), pooling=tuple(pooling), padding="same")
+
+
+def _flips(config: Config, names: tuple[str, ...]) -> dict[str, float]:
+    """Mirrored patches teach most, except where a class is left and another right."""
+    if config.augment.flip_probability is not None:
+        return {}
+    words = {word for name in names for word in re.split(r"[^a-z]+", name.lower())}
+    return {"flip_probability": 0.0 if words & {"left", "right"} else 0.5}
 
 
 def _typical(grids: list[Grid]) -> Grid:

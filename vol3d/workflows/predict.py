@@ -17,7 +17,7 @@ from vol3d.errors import ConfigError, ModelError
 from vol3d.report import preview_png
 from vol3d.transforms import PreparedImage, Preprocessing
 from vol3d.volume import LabelTable, Slab, Volume
-from vol3d.workflows.device import Device, pick_device
+from vol3d.workflows.device import Device, exact, pick_device
 from vol3d.workflows.listener import Listener, Quiet
 from vol3d.workflows.models import find_model
 from vol3d.workflows.sources import Source, Spacing, image_volume
@@ -82,7 +82,7 @@ def predict(
     volume = image_volume(scan, choice.data, spacing_mm)
     _require_channels(volume, bundle)
     warnings = tuple(unlike_training(volume, bundle.training_range))
-    device = pick_device(choice.device)
+    device = exact(pick_device(choice.device))
     network = bundle.build(device.name)
     prepared = Preprocessing.from_json(bundle.preprocessing).apply(volume)
     warnings += tuple(intensities_unlike_training(prepared.statistics, bundle.training_range))

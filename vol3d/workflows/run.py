@@ -57,7 +57,9 @@ class Run:
                 f"put the old files back, or train a new run on the new ones"
             )
 
-    def start(self, plan: Plan, iterations: int, meaning: LabelMeaning, splits: Sequence[HoldOut]) -> None:
+    def start(
+        self, plan: Plan, iterations: int, meaning: LabelMeaning, splits: Sequence[HoldOut], *, leads: bool
+    ) -> None:
         """Write down what the run is before its first iteration."""
         if self.iterations is None:
             self.iterations = iterations
@@ -75,7 +77,19 @@ class Run:
                 "config": plan.config.to_json(),
                 "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             }
+        if leads:
+            report.write_record(self.folder, self.record)
+
+    def validated(self, iteration: int, score: HeldOutScore) -> None:
+        """Write down a score on held-out labels."""
+        self.record.setdefault("validations", []).append({"iteration": iteration, **vars(score)})
         report.write_record(self.folder, self.record)
+
+    def scores_until(self, iteration: int) -> list[HeldOutScore]:
+        """The scores written down up to an iteration; later ones are forgotten, for they will come again."""
+        kept = [entry for entry in self.record.get("validations", []) if entry["iteration"] <= iteration]
+        self.record["validations"] = kept
+        return [HeldOutScore.from_json(entry) for entry in kept]
 
     def finish(self, score: HeldOutScore | None, iterations: int, seconds: float) -> None:
         """Write down how it ended."""
@@ -88,9 +102,13 @@ class Run:
         report.write_record(self.folder, self.record)
 
 
-def open_run(output: str | Path | None, config: Config, cases: list[Case], *, overwrite: bool) -> Run:
-    """A new run folder. Raises `ConfigError` where it exists and must not be replaced."""
+def open_run(
+    output: str | Path | None, config: Config, cases: list[Case], *, overwrite: bool, leads: bool = True
+) -> Run:
+    """A new run folder. leads: only one process makes it. Raises `ConfigError` where it must not be replaced."""
     folder = Path(output) if output is not None else _fresh_name(cases[0].name)
+    if not leads:
+        return Run(folder, config, {"data": data_hashes(cases)})
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         if not overwrite:
             raise ConfigError(
@@ -147,7 +165,7 @@ class RunOutput:
     """Follows the loop: progress, metrics.csv, and TensorBoard where it is installed."""
 
     def __init__(self, run: Run, iterations: int, held: HeldOut, tell: Listener, state: TrainingState | None) -> None:
-        self._iterations, self._held, self._tell = iterations, held, tell
+        self._run, self._iterations, self._held, self._tell = run, iterations, held, tell
         self._csv = report.MetricsFile(run.folder / "metrics.csv", () if state is None else state.history)
         self._board = report.open_tensorboard(run.folder)
         self._iou: float | None = None
@@ -156,6 +174,7 @@ class RunOutput:
         """Take in one iteration."""
         if row.validation is not None:
             self._iou = row.validation
+            self._run.validated(row.iteration, self._held.scores[-1])
         self._csv.add(row)
         if self._board is not None:
             self._board.add_scalar("loss", row.loss, row.iteration)
@@ -163,10 +182,6 @@ class RunOutput:
                 self._board.add_scalar("held-out IoU", row.validation, row.iteration)
         fields = {"loss": row.loss, "IoU": self._iou, "patches/s": row.samples_per_second}
         self._tell.progress("training", row.iteration, self._iterations, fields)
-
-    def best_score(self) -> HeldOutScore | None:
-        """The best score of this process's validations."""
-        return max(self._held.scores, key=lambda score: score.value, default=None)
 
 
 class Interrupt:

@@ -21,8 +21,7 @@ def tile_plan(
 
     Raises `ModelError` for a tile the network cannot take, `ResourceError` where not even the smallest tile fits.
     """
-    probe = network.input_size((32,) * len(network.margin))
-    demand = bytes_per_voxel(network, probe, in_channels=network.in_channels, precision=device.precision)
+    demand = bytes_per_voxel(network, in_channels=network.in_channels, precision=device.precision)
     limit = memory_bytes(device, settings.max_memory_gb)
     host = memory_bytes(Device("cpu"), settings.max_memory_gb) if device.is_gpu else None
     return plan_for(

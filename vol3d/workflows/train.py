@@ -15,6 +15,7 @@ from vol3d.workflows.demo import demo_config
 from vol3d.workflows.device import pick_device
 from vol3d.workflows.listener import Listener, Quiet
 from vol3d.workflows.plan import Grid, Plan, make_plan
+from vol3d.workflows.processes import leads
 from vol3d.workflows.run import data_hashes, open_run, resume_run
 from vol3d.workflows.settings import Options, settle
 from vol3d.workflows.sources import Source, Spacing
@@ -47,7 +48,7 @@ def train(  # noqa: PLR0913  the verb that everything hangs on
     Raises `ConfigError`, `LabelError`, `GeometryError` or `FileFormatError` on bad input, before anything is written.
     """
     started = time.monotonic()
-    tell = listener or Quiet()
+    tell = listener if listener is not None and leads() else Quiet()
     if resume is not None:
         run = resume_run(Path(resume))
         settled = run.config
@@ -65,12 +66,12 @@ def train(  # noqa: PLR0913  the verb that everything hangs on
     preprocessing = Preprocessing(**settled.preprocess.model_dump())
     cases, meaning = load(files, settled, preprocessing, tell, spacing_mm)
     grids = [Grid(case.shape, case.spacing_mm) for case in cases]
-    plan = make_plan(settled, grids, cases[0].image.shape[0], len(meaning.table), device)
+    plan = make_plan(settled, grids, cases[0].image.shape[0], meaning.table.names, device)
     if dry_run:
         return plan
     tell.note(meaning.said)
     if run is None:
-        run = open_run(output, plan.config, cases, overwrite=overwrite)
+        run = open_run(output, plan.config, cases, overwrite=overwrite, leads=leads())
     else:
         run.require_same_data(data_hashes(cases))
     return TrainingRun(plan, cases, meaning, preprocessing, run, tell, Budget(plan, started)).go(resume is not None)
@@ -94,10 +95,12 @@ def _settle(
 
 
 def _with_files(config: Config, files: TrainingFiles) -> Config:
-    """Record which files train, where they are files."""
+    """Record which files train, where they are files; resuming must find them from any folder."""
 
     def names(sources: Sequence[Source]) -> tuple[str, ...]:
-        return tuple(str(s) if isinstance(s, (str, Path)) else f"<{type(s).__name__}>" for s in sources)
+        return tuple(
+            str(Path(s).absolute()) if isinstance(s, (str, Path)) else f"<{type(s).__name__}>" for s in sources
+        )
 
     data = {"images": names(files.images), "labels": names(files.labels), "weights": names(files.weights)}
     return config.model_copy(update={"data": config.data.model_copy(update=data)})

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import lightning_fabric
 import numpy as np
 import torch
 
@@ -22,12 +21,14 @@ from vol3d.transforms import Preprocessing
 from vol3d.volume import SparseLabels
 from vol3d.workflows.budget import REESTIMATION_BATCHES, Budget
 from vol3d.workflows.cases import Case
+from vol3d.workflows.device import exact
 from vol3d.workflows.labels import LabelMeaning
 from vol3d.workflows.listener import Listener
 from vol3d.workflows.models import MODEL_FILE
 from vol3d.workflows.patches import PatchCutter, patch_dataset
 from vol3d.workflows.plan import Plan
 from vol3d.workflows.preview import training_preview
+from vol3d.workflows.processes import agree, open_fabric
 from vol3d.workflows.run import Interrupt, Run, RunOutput, provenance
 from vol3d.workflows.validation import HeldOut, HeldOutScore
 
@@ -65,16 +66,12 @@ class TrainingRun:
         for said in dict.fromkeys(split.said for split in self.splits):
             tell.note(said)
         device = plan.device
-        self.fabric = lightning_fabric.Fabric(
-            accelerator="cuda" if device.is_gpu else "cpu",
-            devices=[int(device.name.partition(":")[2] or 0)] if device.is_gpu else 1,
-            precision={"float32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}[device.precision],
-        )
+        self.fabric = open_fabric(device, training.devices)
         self.held = HeldOut(
             cases,
             [split.validation for split in self.splits],
             self.table,
-            device,
+            exact(device),
             plan.config.inference,
             current=training.batch_statistics == "current",
         )
@@ -91,13 +88,15 @@ class TrainingRun:
         state: TrainingState | None = None
         if resuming:
             state = load_checkpoint(self.run.checkpoints)
+            self.held.scores = self.run.scores_until(state.iteration)
             self.tell.note(f"resuming {self.run.folder} after iteration {state.iteration}")
-        iterations = self.run.iterations or self.budget.iterations(
-            network, self.patches, self.loss, self._settings(1), self.fabric, self.held
+        iterations = self.run.iterations or agree(
+            self.budget.iterations(network, self.patches, self.loss, self._settings(1), self.fabric, self.held),
+            self.fabric,
         )
-        self.run.start(self.plan, iterations, self.meaning, self.splits)
+        self.run.start(self.plan, iterations, self.meaning, self.splits, leads=self.fabric.is_global_zero)
         self.tell.note(f"{iterations} iterations on {self.plan.device.name}; run folder {self.run.folder}")
-        out = RunOutput(self.run, iterations, self.held, self.tell, state)
+        out = RunOutput(self.run, iterations, self.held, self.tell, state) if self.fabric.is_global_zero else None
         with Interrupt() as interrupt:
             result = fit(
                 network,
@@ -107,15 +106,15 @@ class TrainingRun:
                 fabric=self.fabric,
                 start=state,
                 validate=self.held if self.held else None,
-                on_log=out.log,
+                on_log=out.log if out is not None else lambda _row: None,
                 on_checkpoint=lambda kept: save_checkpoint(self.run.checkpoints, kept),
                 should_stop=interrupt.asked,
             )
-        if result.stopped:
-            return TrainResult(self.run.folder, None, None, None, True, result.state.iteration)
-        return self._finish(network, result, out)
+        if result.stopped or out is None:
+            return TrainResult(self.run.folder, None, None, None, result.stopped, result.state.iteration)
+        return self._finish(network, result)
 
-    def _finish(self, network: torch.nn.Module, result: FitResult, out: RunOutput) -> TrainResult:
+    def _finish(self, network: torch.nn.Module, result: FitResult) -> TrainResult:
         network.load_state_dict(result.weights)
         network.to(self.plan.device.name)
         if self.plan.config.training.batch_statistics == "reestimate" and self.plan.network.normalization == "batch":
@@ -132,7 +131,7 @@ class TrainingRun:
         )
         model = self.run.folder / MODEL_FILE
         bundle.save(model)
-        score = out.best_score()
+        score = max(self.held.scores, key=lambda found: found.value, default=None)
         self.run.finish(score, result.state.iteration, self.budget.elapsed())
         report.curves_png(self.run.folder / "curves.png", result.history, marks=self._marks())
         self._preview(bundle)
@@ -172,7 +171,7 @@ class TrainingRun:
             warmup_fraction=training.warmup_fraction,
             decay_power=training.decay_power,
             gradient_clip=training.gradient_clip,
-            ema_decay=training.ema_decay if training.ema_decay is not None else default_ema(iterations),
+            ema_decay=(default_ema(iterations) if training.ema_decay is None else training.ema_decay) or None,
             channels_last=training.channels_last,
             compile=training.compile,
             checkpoint_seconds=60 * training.checkpoint_minutes,
@@ -201,7 +200,7 @@ class TrainingRun:
 
     def _preview(self, bundle: ModelBundle) -> None:
         path = self.run.folder / "preview.png"
-        training_preview(path, bundle, self.cases[0], self.plan.device, self.plan.config.inference)
+        training_preview(path, bundle, self.cases[0], exact(self.plan.device), self.plan.config.inference)
 
 
 def split_cases(cases: list[Case], every: int) -> list[HoldOut]:

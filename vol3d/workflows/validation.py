@@ -27,6 +27,16 @@ class HeldOutScore:
     mean_dice: float
     mean_dice_without_background: float
 
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> HeldOutScore:
+        """From what `vars` gave and JSON kept; null is nan again."""
+
+        def number(found: float | None) -> float:
+            return float("nan") if found is None else float(found)
+
+        means = ("mean_iou", "mean_iou_without_background", "mean_dice", "mean_dice_without_background")
+        return cls({k: number(v) for k, v in value["iou"].items()}, *(number(value[name]) for name in means))
+
     @property
     def value(self) -> float:
         """What the best weights are chosen by: the mean IoU without background, or with it if there is nothing else."""
