@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action.choices[options.command].error(f"unrecognized arguments: {' '.join(rest)}")  # type: ignore[index]
     from vol3d.cli.commands import COMMANDS
 
+    logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)  # our lines say it
     try:
         return COMMANDS[options.command](options)
     except Vol3dError as error:

@@ -83,13 +83,13 @@ class AugmentConfig(Section):
     deformation_probability: Fraction = 1.0
     rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 30.0
     scale: tuple[Positive, Positive] = (0.9, 1.1)
-    spatial_probability: Fraction = Field(1.0, description="rotation, scaling and deformation together")
+    spatial_probability: Fraction = Field(0.3, description="rotation, scaling and deformation together")
     flip_probability: Fraction | None = Field(
         None, description="for each axis; None: 0.5, or 0 where class names tell left from right"
     )
-    gamma_probability: Fraction = 0.3
-    noise_probability: Fraction = 0.2
-    blur_probability: Fraction = 0.1
+    gamma_probability: Fraction = 0.1
+    noise_probability: Fraction = 0.0
+    blur_probability: Fraction = 0.0
     bias_field_probability: Fraction = 0.0
 
 
