@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow lint samples clean
+.PHONY: demo test test-slow lint schema samples clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vol3d needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
@@ -34,6 +34,10 @@ test: lint
 
 test-slow: $(READY)
 	$(BIN)/pytest -m slow --timeout 1800
+
+schema: $(READY)
+	$(BIN)/python -c 'import json; from vol3d.config import json_schema; print(json.dumps(json_schema(), indent=2))' \
+		> configs/vol3d.schema.json
 
 samples: $(READY)
 	$(BIN)/python -m vol3d.workflows.samples data_samples

@@ -83,6 +83,11 @@ def test_r34_expressions_in_a_config_are_inert(tmp_path, monkeypatch, text):
     assert not (tmp_path / "pwned").exists()
 
 
+def test_the_schema_for_editors_is_up_to_date():
+    stored = json.loads((CONFIGS[0].parent / "vol3d.schema.json").read_text())
+    assert stored == json_schema(), "write it again: make schema"
+
+
 def test_an_empty_file_is_all_defaults_and_json_survives(tmp_path):
     path = tmp_path / "empty.yaml"
     path.write_text("")
