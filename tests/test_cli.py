@@ -190,6 +190,58 @@ def test_r21_resume_of_nothing_is_an_error(task, capsys, tmp_path):
     assert "finished" in refusal(capsys, "train", "--resume", task[0] / "run")
 
 
+def test_resume_takes_no_other_option(task, capsys):
+    line = refusal(capsys, "train", "--resume", task[0] / "run", "--iterations", 5, "--set", "a.b=1")
+    assert "leave out --iterations, --set" in line
+
+
+def test_two_scans_of_one_name_are_not_written_over_each_other(task, capsys, tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        write_case(tmp_path / name)
+    scans = [tmp_path / name / "scan.nii.gz" for name in "ab"]
+    line = refusal(capsys, "predict", *scans, "-m", task[0] / "run", "-o", f"{tmp_path}/out/")
+    assert "several scans would be written to" in line
+
+
+def test_earlier_predictions_are_no_scans(task, capsys, tmp_path):
+    scan, *others = write_case(tmp_path)
+    for other in others:
+        Path(other).unlink()
+    for _ in range(2):
+        assert main(["predict", str(tmp_path), "-m", str(task[0] / "run"), "--overwrite", "--no-preview"]) == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["scan.nii.gz", "scan_seg.nii.gz"]
+
+
+def test_a_picture_of_somebody_else_is_kept(task, capsys, tmp_path):
+    (tmp_path / "o.png").write_bytes(b"mine")
+    line = refusal(capsys, "predict", task[1], "-m", task[0] / "run", "-o", tmp_path / "o.nii.gz")
+    assert "o.png exists already" in line
+    assert (tmp_path / "o.png").read_bytes() == b"mine"
+
+
+def test_an_old_run_goes_only_when_the_new_one_is_settled(task, capsys, tmp_path):
+    _, scan, sparse, _ = task
+    config = write_config(tmp_path)
+    base = ["train", config, "-i", scan, "-l", sparse, "--unlabeled", "255", "-o", str(tmp_path / "run")]
+    assert main([*base, "--iterations", "1"]) == 0
+    before = (tmp_path / "run" / "model.safetensors").read_bytes()
+    line = refusal(capsys, *base, "--overwrite", "--set", "loss.class_weights=[1, 1, 1]")
+    assert "expected 2 numbers" in line
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
+    assert main([*base, "--iterations", "2", "--overwrite"]) == 0
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["iterations"] == 2
+
+
+@pytest.mark.parametrize(
+    "extra", [["--channel", "-1"], ["--tile", "0", "8", "8"], ["--annotated-slices", "xy=5"], ["--iterations", "0"]]
+)
+def test_numbers_that_make_no_sense_are_one_line(task, capsys, extra):
+    command = "predict" if extra[0] in ("--tile", "--channel") else "train"
+    files = [task[1]] if command == "predict" else ["-i", task[1], "-l", task[2]]
+    assert "expect" in refusal(capsys, command, *files, *extra)
+
+
 def test_channels_must_fit_the_model(task, capsys, tmp_path):
     folder = task[0]
     import h5py

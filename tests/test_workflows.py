@@ -23,6 +23,7 @@ from vol3d.workflows.labels import decide, parse_annotated_slices
 from vol3d.workflows.listener import Quiet
 from vol3d.workflows.plan import Grid, small_network, small_patch
 from vol3d.workflows.predict import intensities_unlike_training
+from vol3d.workflows.settings import settle
 
 
 @pytest.fixture(scope="module")
@@ -277,6 +278,69 @@ def test_nobody_said_what_zero_is():
         decide([codes(mostly)], LabelsConfig(unlabeled=(0,)))
 
 
+def test_an_unlabeled_code_that_does_not_occur_explains_nothing():
+    mostly = np.zeros((4, 4, 4), np.uint8)
+    mostly[0, 0] = 1
+    with pytest.raises(LabelError, match="unlabeled code 255 does not occur, code 0 covers"):
+        decide([codes(mostly)], LabelsConfig(unlabeled=(255,)))
+    assert "does not occur" in vol3d.check(mostly, mostly, unlabeled=255).problems[0]
+
+
+def test_options_replace_what_the_config_says_of_labels():
+    base = {"labels": {"annotated_slices": {"z": [4]}}, "training": {"time_budget_s": 60}}
+    assert settle(base, {"labels": {"annotated_slices": {"y": (5,)}}}, ()).labels.annotated_slices == {"y": (5,)}
+    dense = settle(base, {"labels": {"dense": True}}, ()).labels
+    assert dense.dense
+    assert dense.annotated_slices is None
+    assert settle(base, {}, ("training.iterations=5",)).training.time_budget_s is None
+
+
+def test_a_model_remembers_its_channel(tmp_path):
+    image, classes = balls()
+    both = np.stack([np.zeros_like(image), image])
+    run = vol3d.train(both, painted(classes), unlabeled=UNLABELED, channel=1, config=TINY, output=tmp_path / "run")
+    alone = vol3d.predict(image, run.bundle)
+    assert np.array_equal(vol3d.predict(both, run.bundle).codes, alone.codes)
+
+
+def test_training_scans_cause_no_warning_when_resampled(tmp_path):
+    image, classes = balls()
+    config = TINY | {"preprocess": {"spacing_mm": [2.0, 2.0, 2.0]}}
+    run = vol3d.train(image, painted(classes), unlabeled=UNLABELED, config=config, output=tmp_path / "run")
+    assert vol3d.predict(image, run.bundle, spacing_mm=(1, 1, 1)).warnings == ()
+
+
+def test_held_out_labels_teach_nothing_without_a_refit(tmp_path):
+    image, classes = balls()
+    sparse = painted(classes)
+    changed = sparse.copy()
+    alone = np.zeros(sparse.shape, bool)
+    alone[26] = alone[:, :, 12] = True  # the two slices that are held out
+    for axis, indices in ((0, (3, 14)), (1, (3, 14, 24)), (2, (3, 22))):
+        for index in indices:
+            alone[(slice(None),) * axis + (index,)] = False
+    changed[alone] = 1 - changed[alone]
+    config = TINY | {"training": TINY["training"] | {"refit": False, "validations": 1}}
+    config["loss"] = {"class_weights": "none"}
+    one, two = (
+        vol3d.train(image, labels, unlabeled=UNLABELED, config=config, output=tmp_path / name, seed=1)
+        for name, labels in (("one", sparse), ("two", changed))
+    )
+    assert "(x=26, z=12)" in json.loads((tmp_path / "one" / "run.json").read_text())["held_out"][0]
+    assert one.bundle.weights_sha256 == two.bundle.weights_sha256
+    assert one.score.mean_iou > two.score.mean_iou
+
+
+def test_a_budget_too_short_is_said_aloud(tmp_path):
+    image, classes = balls()
+    config = {k: v for k, v in TINY.items() if k != "training"}
+    with pytest.warns(UserWarning, match="iterations of .* s fit into 1 s"):
+        run = vol3d.train(
+            image, painted(classes), unlabeled=UNLABELED, config=config, time_budget_s=1, output=tmp_path / "run"
+        )
+    assert run.iterations >= 1
+
+
 def test_the_papers_table_and_an_ignore_code_fit():
     paper = np.full((4, 4, 4), 3, np.uint8)
     paper[0], paper[1, 0], paper[1, 1] = 0, 1, 2
@@ -358,7 +422,10 @@ def test_check_states_the_evidence_about_zero():
     assert "class of its own" in vol3d.check(image, 1 - classes).zero
     found = vol3d.check(image[..., 1:], sparse, unlabeled=UNLABELED)
     assert "not on one grid" in found.problems[0]
-    assert any("no voxel is labeled" in p for p in vol3d.check(image, np.full_like(classes, 9), unlabeled=9).problems)
+    assert any(
+        "expected labeled voxels, found none" in p
+        for p in vol3d.check(image, np.full_like(classes, 9), unlabeled=9).problems
+    )
 
 
 @pytest.mark.parametrize(
@@ -404,5 +471,5 @@ def test_training_without_anything_uses_the_demo(tmp_path, monkeypatch):
     assert plan.classes == 3
     assert (tmp_path / "vol3d_demo" / "scan.nii.gz").is_file()
     Path("vol3d.yaml").write_text("data: {images: [vol3d_demo/scan.nii.gz], labels: [vol3d_demo/scan_sparse.nii.gz]}\n")
-    assert vol3d.train(dry_run=True, listener=Tell()).config.data.images == ("vol3d_demo/scan.nii.gz",)
+    assert vol3d.train(dry_run=True, listener=Tell()).config.data.images == (str(tmp_path / "vol3d_demo/scan.nii.gz"),)
     assert notes[-1] == "using ./vol3d.yaml"

@@ -19,6 +19,8 @@ def train(options: Namespace) -> int:
     from vol3d.workflows.settings import parse_duration
     from vol3d.workflows.train import train
 
+    if options.resume:
+        _require_alone(options)
     nested: dict[str, Any] = {
         "labels": _meaning(options),
         "data": _reading(options),
@@ -65,7 +67,7 @@ def predict(options: Namespace) -> int:
     from vol3d.bundle import ModelBundle
     from vol3d.config import DataConfig
     from vol3d.workflows.models import find_model
-    from vol3d.workflows.predict import PredictOptions, output_for, predict
+    from vol3d.workflows.predict import PredictOptions, output_for, predict, require_room
     from vol3d.workflows.settings import parse_memory
 
     choice = PredictOptions(
@@ -78,10 +80,12 @@ def predict(options: Namespace) -> int:
         preview=not options.no_preview,
         data=DataConfig(**_reading(options)),
     )
-    scans = io.find(options.scans)
+    scans = _without_own(io.find(options.scans), options.scans)
     outputs = [output_for(scan, options.output, len(scans)) for scan in scans]
     for output in outputs:
-        io.require_writable(output, choice.overwrite)
+        if outputs.count(output) > 1:
+            raise ConfigError(f"several scans would be written to {output}; predict them into different folders")
+        require_room(output, choice)
     with ConsoleListener() as listener:
         path = find_model(options.model)
         if options.model is None:
@@ -104,6 +108,7 @@ def evaluate(options: Namespace) -> int:
         options.reference,
         labels=LabelsConfig(**_meaning(options)),
         leave_out=options.leave_out,
+        xform=options.xform,
     )
     if options.json:
         write(json.dumps(result.to_json(), indent=2))
@@ -137,6 +142,24 @@ def info(options: Namespace) -> int:
     facts = info(Path(options.file) if Path(options.file).exists() else options.file)
     write(json.dumps(facts, indent=2) if options.json else "\n".join(info_lines(facts)))
     return 0
+
+
+def _without_own(found: list[str], named: list[str]) -> list[str]:
+    """Scans of folders and globs without the label maps that earlier predictions left beside them."""
+    from vol3d import io
+
+    labels = {io.default_output(scan) for scan in found}
+    ours = labels | {io.default_output(name, "_probabilities") for name in labels}
+    return [scan for scan in found if scan in named or scan not in ours]
+
+
+def _require_alone(options: Namespace) -> None:
+    """A resumed run is what it was: refuse everything that would have to change it."""
+    allowed = {"command", "resume", "debug"}
+    given = [name for name, value in vars(options).items() if name not in allowed and value not in (None, False, [])]
+    if given:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise ConfigError(f"--resume goes on with a run as it was planned; leave out {flags}, or train a new run")
 
 
 def _meaning(options: Namespace) -> dict[str, Any]:

@@ -26,21 +26,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)  # our lines say it
     try:
         return COMMANDS[options.command](options)
-    except Vol3dError as error:
-        code, text = error.exit_code, str(error)
-        if options.debug:
-            raise
-    except KeyboardInterrupt:
-        code, text = 130, "interrupted"
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123  nobody reads any more; keep the exit quiet
         return 1
-    except (OSError, MemoryError) as error:
-        if options.debug:
+    except (Exception, KeyboardInterrupt) as error:
+        told = _in_words(error)
+        if told is None or (options.debug and not isinstance(error, KeyboardInterrupt)):
             raise
-        code, text = 1, f"{type(error).__name__}: {error}"
+    code, text = told
     _complain(f"vol3d {options.command}: {' '.join(text.split())}")
     return code
+
+
+def _in_words(error: BaseException) -> tuple[int, str] | None:
+    """Exit code and message for an error that a user can do something about; None for one that is our own fault."""
+    if isinstance(error, Vol3dError):
+        return error.exit_code, str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return 130, "interrupted"
+    kind = type(error).__name__  # by name: neither pydantic nor torch is imported for this
+    if kind == "ValidationError":
+        return 2, str(error)
+    if kind == "OutOfMemoryError":
+        return 1, "the GPU has too little memory. Take a smaller sampling.patch_size or batch_size (--set), or network."
+    if isinstance(error, (OSError, MemoryError)):
+        return 1, f"{kind}: {error}"
+    return None
 
 
 def _complain(text: str) -> None:

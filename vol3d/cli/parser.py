@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+from collections.abc import Callable
 from typing import NoReturn
 
 from vol3d.version import __version__
@@ -61,19 +62,36 @@ _CHECK = "Geometry, values, coverage per class and axis, and what code 0 seems t
 _INFO = "What a volume, model, checkpoint or run folder holds, read from its header."
 
 
+def _count(least: int) -> Callable[[str], int]:
+    """A whole number from `least` on."""
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"expected a whole number from {least} on, found {text!r}")
+        return int(text)
+
+    return parse
+
+
 def _common(parser: Parser) -> None:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
 def _reading(parser: Parser) -> None:
-    parser.add_argument("--channel", type=int, metavar="N", help="take this channel of a multi-channel scan (0-based)")
+    parser.add_argument(
+        "--channel", type=_count(0), metavar="N", help="take this channel of a multi-channel scan (0-based)"
+    )
     parser.add_argument("--nan", type=float, metavar="VALUE", help="replace NaN and Inf voxels by VALUE")
     parser.add_argument("--xform", choices=["sform", "qform"], help="which to trust where a NIfTI's two disagree")
 
 
 def _meaning(parser: Parser) -> None:
     parser.add_argument(
-        "--unlabeled", type=int, action="append", metavar="CODE", help="this code means: nobody annotated the voxel"
+        "--unlabeled",
+        type=_count(0),
+        action="append",
+        metavar="CODE",
+        help="this code means: nobody annotated the voxel",
     )
     parser.add_argument(
         "--annotated-slices",
@@ -94,10 +112,10 @@ def _train(parser: Parser) -> None:
     _reading(parser)
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--time-budget", metavar="TIME", help="end after this time, such as 90s, 10m or 1.5h")
-    length.add_argument("--iterations", type=int, metavar="N", help="optimise for exactly N iterations")
+    length.add_argument("--iterations", type=_count(1), metavar="N", help="optimise for exactly N iterations")
     parser.add_argument("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N (default: auto)")
-    parser.add_argument("--seed", type=int, metavar="N", help="the same data, config and seed give the same run")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes that cut patches (0: none)")
+    parser.add_argument("--seed", type=_count(0), metavar="N", help="the same data, config and seed give the same run")
+    parser.add_argument("--workers", type=_count(0), metavar="N", help="processes that cut patches (0: none)")
     parser.add_argument("--no-refit", action="store_true", help="never train on the held-out slices")
     parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override a value of the config")
     parser.add_argument("--resume", metavar="RUN", help="go on with an interrupted run")
@@ -115,7 +133,9 @@ def _predict(parser: Parser) -> None:
     _reading(parser)
     parser.add_argument("--probabilities", action="store_true", help="also write the class probabilities")
     parser.add_argument("--tta", action="store_true", help="average over flips of the whole volume (8 × the time)")
-    parser.add_argument("--tile", nargs=3, type=int, metavar=("X", "Y", "Z"), help="input size of a tile in voxels")
+    parser.add_argument(
+        "--tile", nargs=3, type=_count(1), metavar=("X", "Y", "Z"), help="input size of a tile in voxels"
+    )
     parser.add_argument("--max-memory", metavar="SIZE", help="memory to plan with, such as 8GB")
     parser.add_argument("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or cuda:N (default: auto)")
     parser.add_argument("--no-preview", action="store_true", help="write no PNG beside the label map")
@@ -130,6 +150,7 @@ def _evaluate(parser: Parser) -> None:
         "--except", dest="leave_out", metavar="LABELS", help="leave out the voxels labeled in this file"
     )
     _meaning(parser)
+    parser.add_argument("--xform", choices=["sform", "qform"], help="which to trust where a NIfTI's two disagree")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     _common(parser)
 

@@ -183,14 +183,13 @@ class TrainingConfig(Section):
 
 
 class InferenceConfig(Section):
-    """How a volume is tiled. None leaves it to the memory at hand."""
+    """How volumes are tiled for validation and preview. None leaves it to the memory at hand."""
 
     tile: Sizes | None = None
     overlap: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.25, description="same-padded networks: shared part of a tile"
     )
     max_memory_gb: Positive | None = None
-    tta: bool = False
 
 
 class Config(Section):

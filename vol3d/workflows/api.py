@@ -41,6 +41,8 @@ def train(  # noqa: PLR0913  keyword arguments of a verb
     iterations: int | None = None,
     device: str | None = None,
     seed: int | None = None,
+    channel: int | None = None,
+    nan: float | None = None,
     config: Config | str | Path | dict[str, Any] | None = None,
     resume: str | Path | None = None,
     dry_run: bool = False,
@@ -64,6 +66,7 @@ def train(  # noqa: PLR0913  keyword arguments of a verb
             "annotated_slices": slices,
             "dense": dense or None,
         },
+        "data": {"channel": channel, "nan": nan},
         "training": {"time_budget_s": time_budget_s, "iterations": iterations, "device": device, "seed": seed},
     }
     return run(

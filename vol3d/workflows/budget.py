@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import lightning_fabric
 import torch
 
 from vol3d.training import FitSettings, PatchSource, time_steps
+from vol3d.workflows.listener import Listener
 from vol3d.workflows.plan import Plan
 
 if TYPE_CHECKING:
@@ -17,8 +19,18 @@ if TYPE_CHECKING:
 
 REESTIMATION_BATCHES = 40
 _TIMED_STEPS = 5
+_VALIDATION_SHARE = 0.2  # of a time budget, at most
+_FEW = 50
 _CLOSING_SECONDS = 4.0
 _FORWARD_SHARE = 0.4  # of an optimisation step's time; what a pass without gradients takes
+
+
+@dataclass(frozen=True)
+class Length:
+    """How long a run is: iterations in all, and how many validations before the refit."""
+
+    iterations: int
+    validations: int
 
 
 class Budget:
@@ -32,7 +44,7 @@ class Budget:
         """Seconds since the run began."""
         return time.monotonic() - self._started
 
-    def iterations(
+    def length(
         self,
         network: torch.nn.Module,
         patches: PatchSource,
@@ -40,21 +52,34 @@ class Budget:
         settings: FitSettings,
         fabric: lightning_fabric.Fabric,
         held: HeldOut,
-    ) -> int:
-        """As configured, or as many as fit into what is left of the time budget; at least 1."""
+        tell: Listener,
+    ) -> Length:
+        """As configured, or as many iterations as fit into what is left of the time budget; at least 1.
+
+        Validations are left out where they would take more than a fifth of it. Warns where few iterations are left.
+        """
         training = self._plan.config.training
         if training.iterations is not None:
-            return training.iterations
+            return Length(training.iterations, training.validations)
         if training.time_budget_s is None:
             raise AssertionError("a plan has iterations or a time budget")
         step = time_steps(network, patches, loss, settings, fabric, _TIMED_STEPS)
         validation = 0.0
         if held:
-            begin = time.monotonic()
             network.to(self._plan.device.name).eval()
+            begin = time.monotonic()
             held.score(network)
-            network.train()
             validation = time.monotonic() - begin
+            network.train()
         passes = REESTIMATION_BATCHES * _FORWARD_SHARE * step if training.batch_statistics == "reestimate" else 0.0
-        reserve = _CLOSING_SECONDS + passes + validation * (training.validations + 1)
-        return max(1, int((training.time_budget_s - self.elapsed() - reserve) / step))
+        left = training.time_budget_s - self.elapsed() - _CLOSING_SECONDS - passes
+        validations = training.validations
+        if validation > 0:
+            validations = min(validations, int(_VALIDATION_SHARE * max(left, 0) / validation))
+        iterations = max(1, int((left - validation * (validations + 1)) / step))
+        if iterations < _FEW:
+            tell.warn(
+                f"only {iterations} iterations of {step:.2g} s fit into {training.time_budget_s:g} s; "
+                f"the labels will be poor: allow more time, or a smaller patch or network"
+            )
+        return Length(iterations, validations)

@@ -55,12 +55,14 @@ def gather(images: Sequence[Source], labels: Sequence[Source], weights: Sequence
     if not all(isinstance(source, str) for source in [*images, *labels]):
         if len(images) != len(labels):
             raise ConfigError(f"{len(images)} images but {len(labels)} labels; give one label map per image")
+        if weights and len(weights) != len(images):
+            raise ConfigError(f"{len(images)} images but {len(weights)} weight maps; give one weight map per image")
         return TrainingFiles(tuple(images), tuple(labels), tuple(weights))
-    pairs = io.pair(io.find([str(s) for s in images]), io.find([str(s) for s in labels]))
-    found = tuple(io.find([str(s) for s in weights])) if weights else ()
-    if found and len(found) != len(pairs):
-        raise ConfigError(f"{len(pairs)} images but {len(found)} weight maps; give one per image, in the images' order")
-    return TrainingFiles(tuple(a for a, _ in pairs), tuple(b for _, b in pairs), found)
+    found = io.find([str(s) for s in images])
+    pairs = io.pair(found, io.find([str(s) for s in labels]))
+    paired = dict(io.pair(found, io.find([str(s) for s in weights]))) if weights else {}
+    names = tuple(image for image, _ in pairs)
+    return TrainingFiles(names, tuple(drawn for _, drawn in pairs), tuple(paired[n] for n in names) if paired else ())
 
 
 def load(
@@ -77,7 +79,10 @@ def load(
         if not sparse.labeled.any():
             listener.warn(f"{labels.name} has no labeled voxel; the case is left out")
             continue
-        cases.append(_prepare(image, sparse, preprocessing, content_hash(source), content_hash(files.labels[number])))
+        hashes = {"image": content_hash(source), "labels": content_hash(files.labels[number])}
+        if files.weights:
+            hashes["weights"] = content_hash(files.weights[number])
+        cases.append(_prepare(image, sparse, preprocessing, hashes))
     if not cases:
         raise LabelError(
             f"{label_volumes[0].name}: expected labeled voxels, found none. Paint some, or mend --unlabeled."
@@ -102,16 +107,15 @@ def _weight(files: TrainingFiles, number: int, image: Volume, config: Config) ->
     return volume.array[0].astype(np.float32)
 
 
-def _prepare(image: Volume, labels: SparseLabels, preprocessing: Preprocessing, *hashes: str) -> Case:
+def _prepare(image: Volume, labels: SparseLabels, preprocessing: Preprocessing, hashes: dict[str, str]) -> Case:
     prepared = preprocessing.apply(image)
     x, y, z = (float(v) for v in prepared.affine.spacing)
     scan = {
         "shape": list(image.shape),
-        "spacing_mm": list(image.spacing_mm),
+        "spacing_mm": image.affine.orientation.apply_spacing(image.affine.spacing).tolist(),
         "orientation": image.affine.codes,
         "intensities": prepared.statistics,
-        "image_sha256": hashes[0],
-        "labels_sha256": hashes[1],
+        "sha256": hashes,
     }
     fitted = preprocessing.apply_labels(labels)
     return Case(image.name, torch.from_numpy(prepared.array), replace(fitted, name=labels.name), (x, y, z), scan)

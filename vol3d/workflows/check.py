@@ -12,7 +12,7 @@ from vol3d.config import DataConfig, LabelsConfig
 from vol3d.errors import GeometryError, LabelError
 from vol3d.sampling import painted_slices
 from vol3d.volume import Volume
-from vol3d.workflows.labels import annotated_planes, code_counts, refuse_ambiguous_zero, stored_names, unlabeled_codes
+from vol3d.workflows.labels import annotated_planes, code_counts, decide, explained, stored_names, unlabeled_codes
 from vol3d.workflows.sources import Source, Spacing, image_volume, label_volume
 
 _AXES = "xyz"
@@ -93,14 +93,11 @@ def check(
     planes = annotated_planes(drawn, meaning)
     counts = code_counts(drawn, planes)
     unlabeled = unlabeled_codes([drawn], meaning)
-    if not (unlabeled or meaning.dense or meaning.annotated_slices):
-        try:
-            refuse_ambiguous_zero(drawn, counts)
-        except LabelError as error:
-            problems.append(str(error))
+    try:
+        decide([drawn], meaning).sparse(drawn)
+    except LabelError as error:
+        problems.append(str(error))
     labeled = _labeled_mask(drawn, planes, unlabeled)
-    if not labeled.any():
-        problems.append(f"{drawn.name}: no voxel is labeled")
     painted: dict[str, list[int]] = {"x": [], "y": [], "z": []}
     if labeled.mean() < _MOST:
         for axis, index in painted_slices(labeled):
@@ -163,7 +160,7 @@ def _what_zero_seems(volume: Volume, counts: dict[int, int], unlabeled: tuple[in
     share = counts.get(0, 0) / total
     if 0 in unlabeled:
         return "0 is unlabeled, as stated"
-    if unlabeled or config.dense or config.annotated_slices:
+    if explained(counts, unlabeled, config):
         return "0 is a class (background), as stated" if 0 in counts else "0 does not occur"
     if 0 not in counts:
         return "0 does not occur"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,21 +54,24 @@ def evaluate(
     labels: LabelsConfig | None = None,
     leave_out: Source | None = None,
     spacing_mm: Spacing = None,
+    xform: Literal["sform", "qform"] | None = None,
 ) -> Evaluation:
     """Score a prediction against a reference on the reference's labeled voxels.
 
     prediction, reference: label maps (files, arrays (X, Y, Z) or Volumes) on one grid. labels: which codes of the
     reference mean unlabeled, or which slices are annotated; without it every voxel counts, except codes that the
     reference file itself names unlabeled. leave_out: sparse labels whose labeled voxels do not count, such as those
-    the model was trained on.
+    the model was trained on; annotated slices then speak of this file. xform: which to trust where a NIfTI's two
+    geometries disagree.
     Raises `GeometryError` where the grids differ, `LabelError` where nothing is left to compare.
     """
-    data = DataConfig()
+    data = DataConfig(xform=xform)
     predicted = label_volume(prediction, data, spacing_mm)
     truth = label_volume(reference, data, spacing_mm)
     truth.require_same_grid(predicted)
     config = labels or LabelsConfig()
-    mask = _labeled(truth, config)
+    slices_of_other = LabelsConfig(unlabeled=config.unlabeled, dense=config.dense) if leave_out is not None else config
+    mask = _labeled(truth, slices_of_other)
     if leave_out is not None:
         drawn = label_volume(leave_out, data, spacing_mm)
         truth.require_same_grid(drawn)

@@ -87,8 +87,8 @@ def decide(volumes: list[Volume], config: LabelsConfig) -> LabelMeaning:
     totals: dict[int, int] = {}
     for volume in volumes:
         counts = code_counts(volume, annotated_planes(volume, config))
-        if not (unlabeled or config.dense or config.annotated_slices):
-            refuse_ambiguous_zero(volume, counts)
+        if not explained(counts, unlabeled, config):
+            refuse_ambiguous_zero(volume, counts, unlabeled)
         labeled = {code: count for code, count in counts.items() if code not in unlabeled}
         if not labeled and len(volumes) == 1:
             raise LabelError(
@@ -110,13 +110,19 @@ def decide(volumes: list[Volume], config: LabelsConfig) -> LabelMeaning:
     return LabelMeaning(table, config, _say(table, config, unlabeled))
 
 
-def refuse_ambiguous_zero(volume: Volume, counts: dict[int, int]) -> None:
+def explained(counts: dict[int, int], unlabeled: tuple[int, ...], config: LabelsConfig) -> bool:
+    """Whether what 0 means in a label file was said: outright, or by an unlabeled code that really occurs there."""
+    return config.dense or bool(config.annotated_slices) or any(code in counts for code in unlabeled)
+
+
+def refuse_ambiguous_zero(volume: Volume, counts: dict[int, int], unlabeled: tuple[int, ...] = ()) -> None:
     """Raise `LabelError` where code 0 covers most of a label file that nobody has explained."""
     share = counts.get(0, 0) / sum(counts.values())
     if share > _MOST:
+        absent = f"unlabeled code {unlabeled[0]} does not occur, " if unlabeled else ""
         raise LabelError(
-            f"{volume.name}: code 0 covers {100 * share:.1f} % of the voxels, and background is not the same as "
-            f"unlabeled. Say which it is: --unlabeled 0 (0 means nobody annotated), --annotated-slices z=10,20 "
+            f"{volume.name}: {absent}code 0 covers {100 * share:.1f} % of the voxels, and background is not the "
+            f"same as unlabeled. Say which it is: --unlabeled 0 (0 means nobody annotated), --annotated-slices z=10,20 "
             f"(in those slices 0 is background), or --dense (0 is background everywhere)."
         )
 
@@ -152,7 +158,7 @@ def parse_annotated_slices(texts: list[str]) -> dict[str, tuple[int, ...]]:
     for text in texts:
         axis, equals, numbers = text.partition("=")
         parts: list[Any] = [part.strip() for part in numbers.split(",")]
-        if axis not in _AXES or not axis or not equals or not all(part.isdigit() for part in parts):
+        if axis not in tuple(_AXES) or not equals or not all(part.isdecimal() for part in parts):
             raise LabelError(f"--annotated-slices expects AXIS=NUMBERS such as z=10,20,30, found {text!r}")
         found[axis] = found.get(axis, ()) + tuple(int(part) for part in parts)
     return found

@@ -77,9 +77,9 @@ def predict(
     choice, tell = options or PredictOptions(), listener or Quiet()
     target = _target(scan, output)
     if target is not None:
-        _refuse_early(target, choice)
+        require_room(target, choice)
     bundle = _bundle(model, tell)
-    volume = image_volume(scan, choice.data, spacing_mm)
+    volume = image_volume(scan, _data(scan, choice.data, bundle, tell), spacing_mm)
     _require_channels(volume, bundle)
     warnings = tuple(unlike_training(volume, bundle.training_range))
     device = exact(pick_device(choice.device))
@@ -121,8 +121,8 @@ def output_for(scan: str, output: str | None, scans: int) -> str:
     folder = Path(output)
     if folder.is_dir() or output.endswith("/"):
         folder.mkdir(parents=True, exist_ok=True)
-        file, _, dataset = io.default_output(scan).partition(".h5:")
-        return str(folder / Path(file).name) + (f".h5:{dataset}" if dataset else "")
+        file, dataset = io.split_name(io.default_output(scan))
+        return str(folder / file.name) + (f":{dataset}" if dataset else "")
     if scans > 1:
         raise ConfigError(f"-o {output} is one file, but there are {scans} scans; give a folder that ends in /")
     return output
@@ -183,9 +183,12 @@ def _target(scan: Source, output: str | Path | None) -> str | None:
     return io.default_output(str(scan)) if isinstance(scan, (str, Path)) else None
 
 
-def _refuse_early(target: str, choice: PredictOptions) -> None:
-    """Before hours of work: everything that will be written can be."""
+def require_room(target: str, choice: PredictOptions) -> None:
+    """Before hours of work: raise where anything that will be written is there already or cannot be written."""
     io.require_writable(target, choice.overwrite)
+    picture = io.preview_path(io.split_name(target)[0])
+    if choice.preview and picture.exists() and not choice.overwrite:
+        raise ConfigError(f"{picture} exists already. Give --overwrite, --no-preview, or another name with -o.")
     if choice.probabilities:
         io.require_writable(io.default_output(target, "_probabilities"), choice.overwrite)
 
@@ -197,6 +200,22 @@ def _bundle(model: str | Path | ModelBundle | None, tell: Listener) -> ModelBund
     if model is None:
         tell.note(f"model: {path} (the newest run; choose another with -m)")
     return ModelBundle.load(path)
+
+
+def _data(scan: Source, data: DataConfig, bundle: ModelBundle, tell: Listener) -> DataConfig:
+    """How to read the scan: of several channels the one that the model learned from, unless another was chosen."""
+    learned = bundle.training_range.get("channel")
+    if data.channel is not None or learned is None:
+        return data
+    if isinstance(scan, (str, Path)):
+        several = io.info(str(scan)).get("channels", 1) > 1
+    else:
+        array = scan.array if isinstance(scan, Volume) else scan
+        several = array.ndim == 4 and len(array) > 1
+    if not several:
+        return data
+    tell.note(f"channel {learned}, as in training (choose another with --channel)")
+    return data.model_copy(update={"channel": learned})
 
 
 def _require_channels(volume: Volume, bundle: ModelBundle) -> None:

@@ -7,6 +7,7 @@ import os
 import lightning_fabric
 
 from vol3d.errors import ConfigError
+from vol3d.workflows.budget import Length
 from vol3d.workflows.device import Device
 
 _PRECISION = {"float32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
@@ -37,8 +38,8 @@ def open_fabric(device: Device, processes: int) -> lightning_fabric.Fabric:
     return fabric
 
 
-def agree(value: int, fabric: lightning_fabric.Fabric) -> int:
-    """The leading process's `value`, on every process."""
+def agree(length: Length, fabric: lightning_fabric.Fabric) -> Length:
+    """The leading process's length of the run, on every process."""
     if fabric.world_size == 1:
-        return value
-    return int(fabric.broadcast(value, src=0))
+        return length
+    return Length(int(fabric.broadcast(length.iterations, src=0)), int(fabric.broadcast(length.validations, src=0)))

@@ -19,6 +19,7 @@ from vol3d.config import Config, parse_config
 from vol3d.errors import ConfigError, ModelError
 from vol3d.training import LogRow, TrainingState
 from vol3d.version import __version__
+from vol3d.workflows.budget import Length
 from vol3d.workflows.cases import Case
 from vol3d.workflows.listener import Listener
 from vol3d.workflows.models import MODEL_FILE, RUNS
@@ -36,13 +37,13 @@ if TYPE_CHECKING:
 class Run:
     """A run folder: model.safetensors, checkpoints/, metrics.csv, curves.png, preview.png, config.yaml, run.json.
 
-    iterations: the length fixed by an earlier start, None for a new run.
+    length: as fixed by an earlier start, None for a new run.
     """
 
     folder: Path
     config: Config
     record: dict[str, Any] = field(default_factory=dict)
-    iterations: int | None = None
+    length: Length | None = None
 
     @property
     def checkpoints(self) -> Path:
@@ -58,11 +59,11 @@ class Run:
             )
 
     def start(
-        self, plan: Plan, iterations: int, meaning: LabelMeaning, splits: Sequence[HoldOut], *, leads: bool
+        self, plan: Plan, length: Length, meaning: LabelMeaning, splits: Sequence[HoldOut], *, leads: bool
     ) -> None:
         """Write down what the run is before its first iteration."""
-        if self.iterations is None:
-            self.iterations = iterations
+        if self.length is None:
+            self.length = length
             self.record |= {
                 "vol3d": __version__,
                 "versions": versions(),
@@ -71,14 +72,26 @@ class Run:
                     "device": plan.device.name,
                     "precision": plan.device.precision,
                 },
-                "iterations": iterations,
+                "iterations": length.iterations,
+                "validations_planned": length.validations,
                 "labels": meaning.table.to_json(),
                 "held_out": [split.said for split in splits],
                 "config": plan.config.to_json(),
                 "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             }
+            if leads:
+                self._make_folder()
         if leads:
             report.write_record(self.folder, self.record)
+
+    def _make_folder(self) -> None:
+        """A fresh folder; an old run of the same name goes only now, when everything about the new one is settled."""
+        if self.folder.exists():
+            shutil.rmtree(self.folder)
+        self.checkpoints.mkdir(parents=True)
+        text = yaml.safe_dump(self.config.to_json(), sort_keys=False, allow_unicode=True)
+        with io.atomic.replace(self.folder / "config.yaml") as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
     def validated(self, iteration: int, score: HeldOutScore) -> None:
         """Write down a score on held-out labels."""
@@ -105,22 +118,19 @@ class Run:
 def open_run(
     output: str | Path | None, config: Config, cases: list[Case], *, overwrite: bool, leads: bool = True
 ) -> Run:
-    """A new run folder. leads: only one process makes it. Raises `ConfigError` where it must not be replaced."""
+    """A new run, whose folder `start` will make. Raises `ConfigError` where a folder is in the way.
+
+    leads: False for the processes that follow, which leave the folder to the leading one.
+    """
     folder = Path(output) if output is not None else _fresh_name(cases[0].name)
-    if not leads:
-        return Run(folder, config, {"data": data_hashes(cases)})
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    run = Run(folder, config, {"data": data_hashes(cases)})
+    if leads and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         if not overwrite:
             raise ConfigError(
                 f"{folder} exists. Go on with it (--resume {folder}), replace it (--overwrite), or name another."
             )
         if not (folder / "run.json").is_file():
             raise ConfigError(f"{folder} exists and is no run of vol3d; it will not be replaced. Name another folder.")
-        shutil.rmtree(folder)
-    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    run = Run(folder, config, {"data": data_hashes(cases)})
-    with io.atomic.replace(folder / "config.yaml") as temporary:
-        temporary.write_text(yaml.safe_dump(config.to_json(), sort_keys=False, allow_unicode=True), encoding="utf-8")
     return run
 
 
@@ -129,17 +139,17 @@ def resume_run(folder: Path) -> Run:
     record = report.read_record(folder)
     if (folder / MODEL_FILE).is_file():
         raise ModelError(f"{folder}: this run is finished; predict with -m {folder}, or train a new one")
-    if "config" not in record or "iterations" not in record:
+    if not {"config", "iterations", "validations_planned"} <= record.keys():
         raise ModelError(f"{folder}: run.json lacks the configuration. Train again into a new folder.")
     config = parse_config(record["config"], source=str(folder / report.RECORD))
     if any(name.startswith("<") for name in config.data.images):
         raise ModelError(f"{folder}: this run was trained on arrays in memory, which cannot be found again")
-    return Run(folder, config, record, int(record["iterations"]))
+    return Run(folder, config, record, Length(int(record["iterations"]), int(record["validations_planned"])))
 
 
 def data_hashes(cases: list[Case]) -> list[dict[str, str]]:
-    """SHA-256 of every image and label map."""
-    return [{"image": case.scan["image_sha256"], "labels": case.scan["labels_sha256"]} for case in cases]
+    """SHA-256 of every image, label map and weight map."""
+    return [dict(case.scan["sha256"]) for case in cases]
 
 
 def provenance(cases: list[Case], iterations: int) -> dict[str, Any]:

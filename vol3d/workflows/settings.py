@@ -31,7 +31,8 @@ def settle(config: Config | str | Path | dict[str, Any] | None, options: Options
     else:
         source = str(config)
         mapping = _anchor_paths(read_mapping(config), Path(config).parent)
-    return parse_config(_merge(mapping, _one_length(options)), tuple(overrides), source)
+    merged = _merge(mapping, _one_length(_one_meaning(options)))
+    return parse_config(_yield_to(merged, overrides), tuple(overrides), source)
 
 
 def _one_length(options: Options) -> Options:
@@ -44,7 +45,25 @@ def _one_length(options: Options) -> Options:
     return options
 
 
+def _one_meaning(options: Options) -> Options:
+    """An option for what the labels mean replaces whichever of the two ways the file had."""
+    labels = options.get("labels", {})
+    for key, other in (("dense", "annotated_slices"), ("annotated_slices", "dense")):
+        if labels.get(key) and not labels.get(other):
+            return {**options, "labels": {**labels, other: _CLEAR}}
+    return options
+
+
+def _yield_to(mapping: Options, overrides: Sequence[str]) -> Options:
+    """The same without the length that an override replaces."""
+    for key, other in (("iterations", "time_budget_s"), ("time_budget_s", "iterations")):
+        if any(text.partition("=")[0].strip() == f"training.{key}" for text in overrides):
+            mapping = _merge(mapping, {"training": {other: _CLEAR}})
+    return mapping
+
+
 _CLEAR = object()
+_LEAVES = {"annotated_slices"}  # mappings that are one value
 
 
 def _merge(base: Options, over: Options) -> Options:
@@ -54,7 +73,7 @@ def _merge(base: Options, over: Options) -> Options:
             continue
         if value is _CLEAR:
             merged.pop(key, None)
-        elif isinstance(value, dict):
+        elif isinstance(value, dict) and key not in _LEAVES:
             child = merged.get(key)
             merged[key] = _merge(child if isinstance(child, dict) else {}, value)
         else:

@@ -44,7 +44,7 @@ def train(  # noqa: PLR0913  the verb that everything hangs on
     images, labels, weights: one or several files, folders, globs, `Volume`s or arrays (X, Y, Z) or (C, X, Y, Z) with
     `spacing_mm`. config: a YAML file, a mapping or a `Config`; options: nested keys that win over it; overrides:
     `a.b=value` strings that win over both. output: the run folder, by default runs/DATE-NAME. resume: a run folder to
-    go on with. dry_run: return the `Plan` and write nothing.
+    go on with. dry_run: return the `Plan` and make no run folder.
     Raises `ConfigError`, `LabelError`, `GeometryError` or `FileFormatError` on bad input, before anything is written.
     """
     started = time.monotonic()
@@ -55,11 +55,11 @@ def train(  # noqa: PLR0913  the verb that everything hangs on
         files = TrainingFiles(settled.data.images, settled.data.labels, settled.data.weights)
     else:
         run = None
-        settled = _settle(config, _listed(images), options or {}, overrides, tell)
+        settled = _settle(config, bool(_listed(images)), bool(_listed(labels)), options or {}, overrides, tell)
         files = gather(
             _listed(images) or settled.data.images,
             _listed(labels) or settled.data.labels,
-            _listed(weights) or settled.data.weights,
+            _listed(weights) or (() if _listed(images) else settled.data.weights),
         )
         settled = _with_files(settled, files)
     device = pick_device(settled.training.device, settled.training.precision)
@@ -79,12 +79,13 @@ def train(  # noqa: PLR0913  the verb that everything hangs on
 
 def _settle(
     config: Config | str | Path | dict[str, Any] | None,
-    images: Sequence[Source],
+    images: bool,
+    labelled: bool,
     options: Options,
     overrides: Sequence[str],
     tell: Listener,
 ) -> Config:
-    if config is None and not images:
+    if config is None and not images and not labelled:
         if DEFAULT_CONFIG.is_file():
             tell.note(f"using ./{DEFAULT_CONFIG}")
             config = DEFAULT_CONFIG

@@ -19,7 +19,7 @@ from vol3d.sampling import HoldOut, hold_out
 from vol3d.training import FitResult, FitSettings, Stage, TrainingState, fit, load_checkpoint, save_checkpoint
 from vol3d.transforms import Preprocessing
 from vol3d.volume import SparseLabels
-from vol3d.workflows.budget import REESTIMATION_BATCHES, Budget
+from vol3d.workflows.budget import REESTIMATION_BATCHES, Budget, Length
 from vol3d.workflows.cases import Case
 from vol3d.workflows.device import exact
 from vol3d.workflows.labels import LabelMeaning
@@ -77,30 +77,35 @@ class TrainingRun:
         )
         cut = PatchCutter(plan.patch, _triple(plan.geometry.margin), plan.config.augment)
         everything = [case.labels for case in cases]
+        known = everything if training.refit else [split.training for split in self.splits]
         self.all_patches = patch_dataset(cases, everything, cut, training.seed)
         self.patches = patch_dataset(cases, [s.training for s in self.splits], cut, training.seed)
-        self.loss = SparseLoss(self._class_weights(everything), dice=plan.config.loss.dice)
+        self.loss = SparseLoss(self._class_weights(known), dice=plan.config.loss.dice)
 
     def go(self, resuming: bool) -> TrainResult:
         """Fit, measure, save."""
         generator = torch.Generator().manual_seed(self.plan.config.training.seed)
         network = build(self.plan.network, self.plan.channels, self.plan.classes, generator=generator)
         state: TrainingState | None = None
-        if resuming:
+        if resuming and not any(self.run.checkpoints.glob("checkpoint-*")):
+            self.tell.note(f"resuming {self.run.folder} from the beginning: it was stopped before its first checkpoint")
+        elif resuming:
             state = load_checkpoint(self.run.checkpoints)
             self.held.scores = self.run.scores_until(state.iteration)
             self.tell.note(f"resuming {self.run.folder} after iteration {state.iteration}")
-        iterations = self.run.iterations or agree(
-            self.budget.iterations(network, self.patches, self.loss, self._settings(1), self.fabric, self.held),
+        length = self.run.length or agree(
+            self.budget.length(network, self.patches, self.loss, self._settings(1), self.fabric, self.held, self.tell),
             self.fabric,
         )
-        self.run.start(self.plan, iterations, self.meaning, self.splits, leads=self.fabric.is_global_zero)
+        iterations = length.iterations
+        stages = self._stages(length)
+        self.run.start(self.plan, length, self.meaning, self.splits, leads=self.fabric.is_global_zero)
         self.tell.note(f"{iterations} iterations on {self.plan.device.name}; run folder {self.run.folder}")
         out = RunOutput(self.run, iterations, self.held, self.tell, state) if self.fabric.is_global_zero else None
         with Interrupt() as interrupt:
             result = fit(
                 network,
-                self._stages(iterations),
+                stages,
                 self.loss,
                 self._settings(iterations),
                 fabric=self.fabric,
@@ -112,13 +117,13 @@ class TrainingRun:
             )
         if result.stopped or out is None:
             return TrainResult(self.run.folder, None, None, None, result.stopped, result.state.iteration)
-        return self._finish(network, result)
+        return self._finish(network, result, stages)
 
-    def _finish(self, network: torch.nn.Module, result: FitResult) -> TrainResult:
+    def _finish(self, network: torch.nn.Module, result: FitResult, stages: list[Stage]) -> TrainResult:
         network.load_state_dict(result.weights)
         network.to(self.plan.device.name)
         if self.plan.config.training.batch_statistics == "reestimate" and self.plan.network.normalization == "batch":
-            reestimate(network, self._images(result.state.iteration))
+            reestimate(network, self._images(stages[-1], result.state.iteration))
         bundle = ModelBundle(
             network=self.plan.network,
             in_channels=self.plan.channels,
@@ -126,36 +131,36 @@ class TrainingRun:
             preprocessing=self.preprocessing.to_json(),
             labels=self.table,
             statistics="current" if self.plan.config.training.batch_statistics == "current" else "running",
-            training_range=training_range(self.cases),
+            training_range=training_range(self.cases) | {"channel": self.plan.config.data.channel},
             provenance=provenance(self.cases, result.state.iteration),
         )
         model = self.run.folder / MODEL_FILE
         bundle.save(model)
         score = max(self.held.scores, key=lambda found: found.value, default=None)
+        refitted = len(stages) > 1
+        if self.held and stages[-1].dataset is self.patches:
+            score = self.held.score(network.eval())
         self.run.finish(score, result.state.iteration, self.budget.elapsed())
-        report.curves_png(self.run.folder / "curves.png", result.history, marks=self._marks())
+        report.curves_png(self.run.folder / "curves.png", result.history, marks=_marks(stages))
         self._preview(bundle)
         if score is not None:
-            self.tell.note(f"held-out labels: mean IoU {score.mean_iou:.3f}, mean Dice {score.mean_dice:.3f}")
+            when = ", before they joined the training" if refitted else ""
+            self.tell.note(f"held-out labels{when}: mean IoU {score.mean_iou:.3f}, mean Dice {score.mean_dice:.3f}")
         return TrainResult(self.run.folder, model, bundle, score, False, result.state.iteration)
 
-    def _stages(self, iterations: int) -> list[Stage]:
-        training = self.plan.config.training
-        if not self.held or training.validations == 0:
+    def _stages(self, length: Length) -> list[Stage]:
+        training, iterations = self.plan.config.training, length.iterations
+        if not self.held or length.validations == 0:
             return [Stage(self.all_patches if not self.held or training.refit else self.patches, iterations, ())]
         first = iterations
         if training.refit:
             first = max(1, round(iterations * (1 - training.refit_fraction)))
-        count = min(training.validations, first)
+        count = min(length.validations, first)
         marks = tuple(sorted({round(first * (k + 1) / count) for k in range(count)}))
         stages = [Stage(self.patches, first, marks)]
         if first < iterations:
             stages.append(Stage(self.all_patches, iterations, ()))
         return stages
-
-    def _marks(self) -> list[tuple[int, str]]:
-        ends = [stage.until for stage in self._stages(self.run.iterations or 1)]
-        return [(end, "held-out labels join") for end in ends[:-1]]
 
     def _settings(self, iterations: int) -> FitSettings:
         training = self.plan.config.training
@@ -188,13 +193,13 @@ class TrainingRun:
         counts = sum(part.counts(len(self.table)) for part in labels)
         return torch.from_numpy(class_weights(counts, kind))
 
-    def _images(self, iterations: int) -> list[torch.Tensor]:
-        """Inputs for the statistics of BatchNorm: the first samples, which every run of this seed has seen."""
+    def _images(self, stage: Stage, iterations: int) -> list[torch.Tensor]:
+        """Inputs for the statistics of BatchNorm: the first samples of what the last stage learned from."""
         count = min(REESTIMATION_BATCHES, max(1, iterations))
         size = self.plan.batch_size
         device = self.plan.device.name
         return [
-            torch.stack([self.all_patches[i]["image"] for i in range(b * size, (b + 1) * size)]).to(device)
+            torch.stack([stage.dataset[i]["image"] for i in range(b * size, (b + 1) * size)]).to(device)
             for b in range(count)
         ]
 
@@ -207,7 +212,10 @@ def split_cases(cases: list[Case], every: int) -> list[HoldOut]:
     """What trains and what validates: whole volumes where there are at least three, else slices of each."""
     if every < 2 or len(cases) < 3:
         return [hold_out(case.labels, every) for case in cases]
-    away = {n for n in range(len(cases)) if n % every == every // 2} or {len(cases) - 1}
+    away = _held_volumes(cases, every)
+    if not away:
+        said = "no volume can be held out without losing a class from training"
+        return [HoldOut(case.labels, None, said) for case in cases]
     nothing = [_none_of(case.labels) for case in cases]
     names = ", ".join(cases[n].name for n in sorted(away))
     said = f"held out for validation: {len(away)} of {len(cases)} volumes ({names})"
@@ -217,6 +225,22 @@ def split_cases(cases: list[Case], every: int) -> list[HoldOut]:
     ]
 
 
+def _held_volumes(cases: list[Case], every: int) -> set[int]:
+    """Numbers of the volumes that validate: every `every`-th, such that training keeps every class; else none."""
+    present = [set(np.unique(case.labels.classes[case.labels.labeled]).tolist()) for case in cases]
+    step = min(every, len(cases))
+    for offset in [step // 2, *range(step)]:
+        away = set(range(offset, len(cases), step))
+        kept = [codes for n, codes in enumerate(present) if n not in away]
+        if away and kept and set().union(*kept) == set().union(*present):
+            return away
+    return set()
+
+
+def _marks(stages: list[Stage]) -> list[tuple[int, str]]:
+    return [(stage.until, "held-out labels join") for stage in stages[:-1]]
+
+
 def default_ema(iterations: int) -> float:
     """Decay of the averaged weights: they remember about the last twentieth of the run."""
     return max(0.0, min(0.999, 1 - 20 / max(iterations, 1)))
@@ -224,7 +248,7 @@ def default_ema(iterations: int) -> float:
 
 def training_range(cases: list[Case]) -> dict[str, Any]:
     """What the training scans were like: spacing, orientation, intensities per channel."""
-    spacings = [case.spacing_mm for case in cases]
+    spacings = [case.scan["spacing_mm"] for case in cases]
     channels = range(len(cases[0].scan["intensities"]))
     return {
         "spacing_mm": {
