@@ -205,7 +205,7 @@ def test_two_scans_of_one_name_are_not_written_over_each_other(task, capsys, tmp
 
 
 def test_earlier_predictions_are_no_scans(task, capsys, tmp_path):
-    scan, *others = write_case(tmp_path)
+    _, *others = write_case(tmp_path)
     for other in others:
         Path(other).unlink()
     for _ in range(2):
