@@ -19,7 +19,7 @@ from vol3d.networks import build, reestimate
 from vol3d.transforms import Preprocessing, crop
 from vol3d.volume import Box
 
-TILINGS = ("132,132,116", "132,132,132", "92,92,92", "108,132,156", "196,100,124")
+TILINGS = ("132,132,116", "148,148,148", "188,132,188", "140,164,180", "156,188,132")
 
 
 def main() -> None:

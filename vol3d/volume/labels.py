@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from vol3d.errors import LabelError
 from vol3d.volume.affine import Affine
 
+_BACKGROUND = "background"
+_GREY = (64, 64, 64)
 _LARGEST_CODE = 2**32 - 1
 
 
@@ -25,9 +27,7 @@ class LabelClass:
 
 
 def default_color(index: int) -> tuple[int, int, int]:
-    """A colour for class `index`, well apart from its neighbours (golden-angle hues); class 0 is dark grey."""
-    if index == 0:
-        return (64, 64, 64)
+    """A colour for class `index`, well apart from its neighbours (golden-angle hues)."""
     red, green, blue = colorsys.hsv_to_rgb((index * 0.618033988749895 + 0.33) % 1, 0.75, 1.0)
     return (round(255 * red), round(255 * green), round(255 * blue))
 
@@ -51,12 +51,16 @@ class LabelTable:
     def from_codes(
         cls, codes: list[int], unlabeled: tuple[int, ...] = (), names: dict[int, str] | None = None
     ) -> LabelTable:
-        """A table of `codes` in ascending order with default colours. names: code → class name."""
-        known = names or {}
+        """A table of `codes` in ascending order with default colours. names: code → class name.
+
+        Without a name, code 0 is `background`. Background is dark grey.
+        """
+        known = {0: _BACKGROUND} | (names or {})
+        named = [(code, known.get(code, f"class {code}")) for code in sorted(codes)]
         return cls(
             tuple(
-                LabelClass(code, known.get(code, "background" if code == 0 else f"class {code}"), default_color(i))
-                for i, code in enumerate(sorted(codes))
+                LabelClass(code, name, _GREY if name == _BACKGROUND else default_color(i))
+                for i, (code, name) in enumerate(named)
             ),
             unlabeled,
         )

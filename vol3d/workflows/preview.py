@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from vol3d.workflows.cases import Case
     from vol3d.workflows.device import Device
 
+_PAINTED = 0.5
+
 
 def training_preview(path: Path, bundle: ModelBundle, case: Case, device: Device, settings: InferenceConfig) -> None:
-    """Predict three planes through the middle of the labels of `case` and draw them. Prepared grid (closest RAS)."""
+    """Predict three planes near the middle of `case` that nobody painted, and draw them, in closest RAS."""
     network = bundle.build(device.name)
     middle = _middle(case)
     needed = np.zeros(case.shape, dtype=bool)
@@ -38,7 +40,11 @@ def training_preview(path: Path, bundle: ModelBundle, case: Case, device: Device
 
 
 def _middle(case: Case) -> tuple[int, int, int]:
-    """The labeled voxel nearest to the centre of all labeled voxels."""
-    voxels = np.argwhere(case.labels.labeled)
-    x, y, z = voxels[np.abs(voxels - voxels.mean(axis=0)).sum(axis=1).argmin()]
-    return (int(x), int(y), int(z))
+    """On every axis the plane nearest to the centre of all labels that is hardly painted, if there is one."""
+    centre = np.argwhere(case.labels.labeled).mean(axis=0)
+    chosen = []
+    for axis in range(3):
+        share = case.labels.labeled.mean(axis=tuple(a for a in range(3) if a != axis))
+        distance = np.abs(np.arange(len(share)) - centre[axis])
+        chosen.append(int(np.where(share < _PAINTED, distance, distance + len(share)).argmin()))
+    return (chosen[0], chosen[1], chosen[2])

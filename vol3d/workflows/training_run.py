@@ -32,6 +32,8 @@ from vol3d.workflows.processes import agree, open_fabric
 from vol3d.workflows.run import Interrupt, Run, RunOutput, provenance
 from vol3d.workflows.validation import HeldOut, HeldOutScore
 
+_SCORE = "held-out IoU"
+
 
 @dataclass(frozen=True)
 class TrainResult:
@@ -141,7 +143,7 @@ class TrainingRun:
         if self.held and stages[-1].dataset is self.patches:
             score = self.held.score(network.eval())
         self.run.finish(score, result.state.iteration, self.budget.elapsed())
-        report.curves_png(self.run.folder / "curves.png", result.history, marks=_marks(stages))
+        report.curves_png(self.run.folder / "curves.png", result.history, score_name=_SCORE, marks=_marks(stages))
         self._preview(bundle)
         if score is not None:
             when = ", before they joined the training" if refitted else ""
