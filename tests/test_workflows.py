@@ -237,6 +237,19 @@ def test_r20_a_corrupt_newest_checkpoint_is_passed_over(tmp_path):
     assert (run / "model.safetensors").exists()
 
 
+def test_a_run_stopped_before_its_first_checkpoint_begins_again(tmp_path):
+    write_case(tmp_path)
+    run = tmp_path / "run"
+    subprocess.run(run_command(tmp_path, "-o", str(run)), check=True, capture_output=True)
+    before, weights = losses(run), vol3d.load_model(run).weights_sha256
+    (run / "model.safetensors").unlink()
+    for file in (run / "checkpoints").iterdir():
+        file.unlink()
+    vol3d.train(resume=run)
+    assert losses(run) == before
+    assert vol3d.load_model(run).weights_sha256 == weights
+
+
 def test_resume_refuses_changed_labels(tmp_path):
     write_case(tmp_path)
     run = tmp_path / "run"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -195,15 +195,15 @@ class TrainingRun:
         counts = sum(part.counts(len(self.table)) for part in labels)
         return torch.from_numpy(class_weights(counts, kind))
 
-    def _images(self, stage: Stage, iterations: int) -> list[torch.Tensor]:
+    def _images(self, stage: Stage, iterations: int) -> Iterator[torch.Tensor]:
         """Inputs for the statistics of BatchNorm: the first samples of what the last stage learned from."""
         count = min(REESTIMATION_BATCHES, max(1, iterations))
         size = self.plan.batch_size
         device = self.plan.device.name
-        return [
+        return (
             torch.stack([stage.dataset[i]["image"] for i in range(b * size, (b + 1) * size)]).to(device)
             for b in range(count)
-        ]
+        )
 
     def _preview(self, bundle: ModelBundle) -> None:
         path = self.run.folder / "preview.png"
