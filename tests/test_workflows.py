@@ -299,6 +299,14 @@ def test_an_unlabeled_code_that_does_not_occur_explains_nothing():
     assert "does not occur" in vol3d.check(mostly, mostly, unlabeled=255).problems[0]
 
 
+def test_a_forgotten_unlabeled_code_is_not_taken_for_a_class():
+    _, classes = balls()
+    with pytest.raises(LabelError, match=r"code 255 covers .* %.*--unlabeled 255 .*--dense"):
+        decide([codes(painted(classes))], LabelsConfig())
+    assert "does it mean unlabeled" in vol3d.check(classes, painted(classes)).problems[0]
+    assert len(decide([codes(painted(classes))], LabelsConfig(dense=True)).table) == 3
+
+
 def test_options_replace_what_the_config_says_of_labels():
     base = {"labels": {"annotated_slices": {"z": [4]}}, "training": {"time_budget_s": 60}}
     assert settle(base, {"labels": {"annotated_slices": {"y": (5,)}}}, ()).labels.annotated_slices == {"y": (5,)}

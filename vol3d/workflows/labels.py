@@ -80,15 +80,15 @@ def unlabeled_codes(volumes: list[Volume], config: LabelsConfig) -> tuple[int, .
 def decide(volumes: list[Volume], config: LabelsConfig) -> LabelMeaning:
     """Find out what the codes mean, or refuse with the choices where only the user can know.
 
-    volumes: label files (1, X, Y, Z) of codes. Raises `LabelError` where 0 covers most of a volume and nobody said
-    whether it is background or unlabeled, and where no voxel is labeled at all.
+    volumes: label files (1, X, Y, Z) of codes. Raises `LabelError` where one code covers most of a volume and nobody
+    said whether it is a class or unlabeled, and where no voxel is labeled at all.
     """
     unlabeled = unlabeled_codes(volumes, config)
     totals: dict[int, int] = {}
     for volume in volumes:
         counts = code_counts(volume, annotated_planes(volume, config))
         if not explained(counts, unlabeled, config):
-            refuse_ambiguous_zero(volume, counts, unlabeled)
+            refuse_ambiguous_code(volume, counts, unlabeled)
         labeled = {code: count for code, count in counts.items() if code not in unlabeled}
         if not labeled and len(volumes) == 1:
             raise LabelError(
@@ -111,20 +111,27 @@ def decide(volumes: list[Volume], config: LabelsConfig) -> LabelMeaning:
 
 
 def explained(counts: dict[int, int], unlabeled: tuple[int, ...], config: LabelsConfig) -> bool:
-    """Whether what 0 means in a label file was said: outright, or by an unlabeled code that really occurs there."""
+    """Whether somebody said what the codes of a label file mean: outright, or by an unlabeled code that occurs."""
     return config.dense or bool(config.annotated_slices) or any(code in counts for code in unlabeled)
 
 
-def refuse_ambiguous_zero(volume: Volume, counts: dict[int, int], unlabeled: tuple[int, ...] = ()) -> None:
-    """Raise `LabelError` where code 0 covers most of a label file that nobody has explained."""
-    share = counts.get(0, 0) / sum(counts.values())
-    if share > _MOST:
-        absent = f"unlabeled code {unlabeled[0]} does not occur, " if unlabeled else ""
+def refuse_ambiguous_code(volume: Volume, counts: dict[int, int], unlabeled: tuple[int, ...] = ()) -> None:
+    """Raise `LabelError` where one code covers most of a label file that nobody has explained."""
+    code = max(counts, key=lambda found: counts[found])
+    share = counts[code] / sum(counts.values())
+    if share <= _MOST:
+        return
+    absent = f"unlabeled code {unlabeled[0]} does not occur, " if unlabeled else ""
+    start = f"{volume.name}: {absent}code {code} covers {100 * share:.1f} % of the voxels"
+    if code == 0:
         raise LabelError(
-            f"{volume.name}: {absent}code 0 covers {100 * share:.1f} % of the voxels, and background is not the "
-            f"same as unlabeled. Say which it is: --unlabeled 0 (0 means nobody annotated), --annotated-slices z=10,20 "
-            f"(in those slices 0 is background), or --dense (0 is background everywhere)."
+            f"{start}, and background is not the same as unlabeled. Say which it is: --unlabeled 0 (0 means nobody "
+            f"annotated), --annotated-slices z=10,20 (in those slices 0 is background), or --dense (0 is background "
+            f"everywhere)."
         )
+    raise LabelError(
+        f"{start}; does it mean unlabeled? Say --unlabeled {code} (nobody annotated there), or --dense (it is a class)."
+    )
 
 
 def _table(
