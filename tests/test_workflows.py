@@ -15,10 +15,12 @@ import pytest
 from workflow_parts import TINY, UNLABELED, balls, painted, write_case, write_config
 
 import vol3d
-from vol3d.config import LabelsConfig
+from vol3d.config import Config, LabelsConfig
 from vol3d.errors import ConfigError, GeometryError, LabelError, ModelError
 from vol3d.report import read_metrics
+from vol3d.transforms import Preprocessing
 from vol3d.volume import Affine, Volume
+from vol3d.workflows.cases import TrainingFiles, load
 from vol3d.workflows.labels import decide, parse_annotated_slices
 from vol3d.workflows.listener import Quiet
 from vol3d.workflows.plan import Grid, small_network, small_patch
@@ -305,6 +307,26 @@ def test_a_forgotten_unlabeled_code_is_not_taken_for_a_class():
         decide([codes(painted(classes))], LabelsConfig())
     assert "does it mean unlabeled" in vol3d.check(classes, painted(classes)).problems[0]
     assert len(decide([codes(painted(classes))], LabelsConfig(dense=True)).table) == 3
+
+
+def test_labels_turn_with_their_image_though_their_affine_differs_by_a_hair():
+    _, classes = balls((13, 12, 11))
+    scan, drawn = (
+        Volume(array[None], Affine(_about_z(np.pi / 4 + angle)), name)
+        for array, angle, name in ((classes.astype(np.float32), -2e-5, "scan"), (classes, 2e-5, "drawn"))
+    )
+    assert scan.affine.codes != drawn.affine.codes
+    plain = Preprocessing(normalization="none")
+    files = TrainingFiles((scan,), (drawn,))
+    config = Config(labels=LabelsConfig(dense=True))
+    (case,), _ = load(files, config, plain, Quiet())
+    assert np.array_equal(case.image[0].numpy(), case.labels.classes)
+
+
+def _about_z(angle):
+    matrix = np.eye(4)
+    matrix[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    return matrix
 
 
 def test_options_replace_what_the_config_says_of_labels():

@@ -117,5 +117,5 @@ def _prepare(image: Volume, labels: SparseLabels, preprocessing: Preprocessing, 
         "intensities": prepared.statistics,
         "sha256": hashes,
     }
-    fitted = preprocessing.apply_labels(labels)
+    fitted = preprocessing.apply_labels(labels, image.affine)  # the two may differ by a hair
     return Case(image.name, torch.from_numpy(prepared.array), replace(fitted, name=labels.name), (x, y, z), scan)
