@@ -22,7 +22,7 @@ def test_shipped_configs_load(path):
         ({"trainin": {}}, "unknown key 'trainin'. Did you mean 'training'"),
         ({"training": {"learning_rat": 1}}, "unknown key 'training.learning_rat'. Did you mean 'learning_rate'"),
         ({"network": {"encodr": 1}}, "Did you mean 'encoder'"),
-        ({"network": {"zzzz": 1}}, "Known keys: kind, dimensions"),
+        ({"network": {"zzzz": 1}}, "Known keys: dimensions, kernels"),
         ({"labels": {"classes": [{"code": 1, "name": "a", "colr": 2}]}}, "unknown key 'labels.classes.0.colr'"),
         ({"training": {"iterations": -1}}, r"training.iterations: .*greater than or equal to 1, found '-1'"),
         ({"training": {"iterations": 5, "time_budget_s": 3}}, "give `iterations` or `time_budget_s`, not both"),

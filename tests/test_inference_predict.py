@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from vol3d.config import UNetConfig
 from vol3d.errors import GeometryError, ModelError, ResourceError
 from vol3d.inference import bytes_per_voxel, plan_for, plan_tiles, predict_flips, predict_slabs, whole_pass
 from vol3d.inference.blend import Canvas, profile, weights
@@ -23,7 +24,7 @@ gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA dev
 def unet(padding, dtype=torch.float32, seed=5, **parts):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return UNet(2, 3, padding=padding, **({"encoder": ((3,), (4,))} | parts)).to(dtype)
+        return UNet(UNetConfig(padding=padding, **({"encoder": ((3,), (4,))} | parts)), 2, 3).to(dtype)
 
 
 def scan(*shape, dtype=np.float32):

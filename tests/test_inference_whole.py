@@ -9,6 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from vol3d.config import UNetConfig
 from vol3d.inference import plan_for, plan_tiles, predict_slabs, whole_pass
 from vol3d.networks import UNet
 
@@ -39,7 +40,7 @@ def one_thread():
 def network(kind, dtype=torch.float64, padding="valid", classes=3):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        made = UNet(1, classes, padding=padding, **NETWORKS[kind])
+        made = UNet(UNetConfig(padding=padding, **NETWORKS[kind]), 1, classes)
         for module in made.modules():
             if isinstance(module, (nn.BatchNorm2d, nn.BatchNorm3d)):
                 nn.init.uniform_(module.running_mean, -1, 1)

@@ -97,6 +97,35 @@ def test_dice_and_iou_say_the_same(seed: int) -> None:
         assert math.isnan(iou) if math.isnan(table.dice(k)) else table.dice(k) == pytest.approx(2 * iou / (1 + iou))
 
 
+@law
+@given(st.integers(0, 2**32 - 1))
+def test_specificity_and_volume_similarity_agree_with_sets(seed: int) -> None:
+    prediction, reference, mask = _case(seed)
+    table = Contingency.from_labels(prediction, reference, mask, K)
+    for k in range(K):
+        truth, found = reference[mask] == k, prediction[mask] == k
+        others = np.count_nonzero(~truth)
+        wanted = np.count_nonzero(~truth & ~found) / others if others else math.nan
+        assert table.specificity(k) == pytest.approx(wanted, nan_ok=True)
+        assert table.specificity(k) == pytest.approx(sk.recall_score(~truth, ~found)) or not others
+        sizes = np.array([truth.sum(), found.sum()])
+        wanted = 2 * sizes.min() / sizes.sum() if sizes.sum() else math.nan
+        assert table.volume_similarity(k) == pytest.approx(wanted, nan_ok=True)
+
+
+def test_specificity_and_volume_similarity_at_their_edges() -> None:
+    full = Contingency(np.array([[7]]))
+    assert math.isnan(full.specificity(0))  # nothing is outside
+    assert full.volume_similarity(0) == 1.0
+    missed = Contingency(np.array([[4, 0], [3, 0]]))
+    assert missed.specificity(0) == 0.0
+    assert missed.specificity(1) == 1.0
+    assert missed.volume_similarity(1) == 0.0
+    assert math.isnan(Contingency.empty(2).volume_similarity(0))
+    score = missed.scores(["a", "b"])[0]
+    assert score.f1 == score.dice == score.to_json()["f1"]
+
+
 def test_scores_name_every_class_and_are_json() -> None:
     prediction, reference, mask = _case(3)
     table = Contingency.from_labels(prediction, reference, mask, K)
@@ -110,7 +139,7 @@ def test_scores_name_every_class_and_are_json() -> None:
     empty = json.loads(json.dumps(Contingency.empty(1).scores(["a"])[0].to_json(), allow_nan=False))
     assert empty == {
         "code": 0, "name": "a", "iou": None, "dice": None, "precision": None, "recall": None,
-        "voxels": 0, "predicted_voxels": 0,
+        "specificity": None, "volume_similarity": None, "voxels": 0, "predicted_voxels": 0, "f1": None,
     }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from torch import nn
 
 import vol3d.networks
@@ -86,7 +87,7 @@ def test_3d_unet_of_the_paper() -> None:
 
 def test_3d_unet_answers_in_the_paper_shape_on_the_meta_device() -> None:
     with torch.device("meta"):
-        network = UNet(3, 3, padding="valid")
+        network = UNet(UNetConfig(padding="valid"), 3, 3)
         assert network(torch.empty(1, 3, 132, 132, 116)).shape == (1, 3, 44, 44, 28)
 
 
@@ -177,7 +178,7 @@ def test_network_and_geometry_agree_on_the_meta_device(data: st.DataObject) -> N
     at_least = data.draw(_sizes(20, config.dimensions))
     size = geometry.input_size(at_least)
     with torch.device("meta"):
-        network = UNet(1, 2, **{name: getattr(config, name) for name in UNetConfig.model_fields if name != "kind"})
+        network = UNet(config, 1, 2)
         logits = network(torch.empty(1, 1, *size))
     assert tuple(logits.shape) == (1, 2, *geometry.output_size(size))
     assert network.geometry == geometry
@@ -200,7 +201,7 @@ def test_input_and_output_sizes_are_inverse(config: UNetConfig, data: st.DataObj
 
 
 def test_invalid_sizes_are_refused_with_the_nearest_valid_ones() -> None:
-    network = UNet(1, 2, encoder=SMALL, padding="valid")
+    network = UNet(UNetConfig(encoder=SMALL, padding="valid"), 1, 2)
     geometry = network.geometry
     assert (geometry.margin, geometry.smallest) == ((16,) * 3, (18,) * 3)
     with pytest.raises(
@@ -214,9 +215,9 @@ def test_invalid_sizes_are_refused_with_the_nearest_valid_ones() -> None:
     with pytest.raises(ModelError, match="at least 18×18×18"):
         geometry.largest_input((17, 30, 30))
     with pytest.raises(ModelError, match="found 0, nearest valid 1 "):
-        UNet(1, 2, encoder=SMALL).output_size((0, 4, 4))
+        UNet(UNetConfig(encoder=SMALL), 1, 2).output_size((0, 4, 4))
     with pytest.raises(ModelError, match=r"2 channels, 3 spatial axes\), found shape \(1, 1, 18, 18, 18\)"):
-        UNet(2, 2, encoder=SMALL)(torch.zeros(1, 1, 18, 18, 18))
+        UNet(UNetConfig(encoder=SMALL), 2, 2)(torch.zeros(1, 1, 18, 18, 18))
 
 
 def test_rule_in_words() -> None:
@@ -343,10 +344,15 @@ def test_same_network_at_aligned_sizes_is_not_touched_by_padding() -> None:
     ],
 )
 def test_parts_that_make_no_network_are_refused(parts: dict[str, Any]) -> None:
-    with pytest.raises(ModelError, match="do not make a U-Net"):
-        UNet(1, 2, **parts)
+    with pytest.raises(ValidationError, match=next(iter(parts))):
+        UNetConfig(**parts)
+
+
+def test_a_network_without_channels_or_classes_is_refused() -> None:
     with pytest.raises(ModelError, match="at least one channel"):
-        UNet(0, 2)
+        UNet(UNetConfig(), 2, 0)
+    with pytest.raises(ModelError, match="at least one channel"):
+        UNet(UNetConfig(), 0, 2)
 
 
 # Law 3: tiled equals whole
@@ -397,12 +403,12 @@ def test_a_crop_off_the_stride_answers_differently() -> None:
 
 
 def test_flops_are_twice_the_multiply_adds() -> None:
-    network = UNet(2, 3, encoder=((4,), (5,)), kernels=((3, 3, 1), (1, 1, 1)), normalization="group")
+    network = UNet(UNetConfig(encoder=((4,), (5,)), kernels=((3, 3, 1), (1, 1, 1)), normalization="group"), 2, 3)
     voxels = 8 * 6 * 4
     expected = 2 * (voxels * (2 * 4 * 9 + 9 * 4 * 9 + 4 * 3) + voxels // 8 * 4 * 5 + voxels * 5 * 5)
     assert flops(network, (8, 6, 4)) == expected
     with pytest.raises(ModelError, match="nearest valid"):
-        flops(UNet(1, 2, padding="valid"), (100, 100, 99))
+        flops(UNet(UNetConfig(padding="valid"), 1, 2), (100, 100, 99))
 
 
 # Batch statistics

@@ -5,6 +5,7 @@ Knows torch and `networks`, both imported when weights are first touched; `read_
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -13,11 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from vol3d.bundle_header import FORMAT, KEY, Entries, read_header, read_model_head, write_tensors
-from vol3d.config import UNetConfig
+from vol3d.config import AnyNetworkConfig, NetworkConfig, TaskSpec, UNetPlusPlusConfig
 from vol3d.errors import ConfigError, LabelError, ModelError
+from vol3d.instances.scheme import InstanceScheme
 from vol3d.io.atomic import replace
 from vol3d.volume import LabelTable
 
@@ -26,8 +28,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _STATISTICS = ("running", "reestimate", "current")
-_MOST_LAYERS = 256
-_LARGEST_WIDTH = 1 << 16
+_MOST_ENTRIES = 256  # of a list in a network's description
+_LARGEST_NUMBER = 1 << 16
 _PATH = re.compile(r"[/\\]|^~|\.(nii|gz|h5|hdf5|nrrd|mha|mhd|tiff?|zarr|dcm|ya?ml|json|csv|safetensors|png)$", re.I)
 
 
@@ -39,12 +41,12 @@ class ModelBundle:
     """A network and all that goes with it.
 
     network: its specification; in_channels: of the image; weights: name → CPU tensor. preprocessing: what was done to
-    the images, JSON. labels: the classes in the order of the network's outputs. statistics: which ones BatchNorm uses
-    at test time. training_range: spacing, orientation and intensities seen in training, JSON. provenance: hashes and
-    versions, JSON; never paths. Raises `ModelError` where the parts do not fit each other.
+    the images, JSON. labels: the network's outputs in their order. statistics: which ones BatchNorm uses at test time.
+    training_range: spacing, orientation and intensities seen in training, JSON. provenance: hashes and versions, JSON;
+    never paths. task: what becomes of the outputs. Raises `ModelError` where the parts do not fit each other.
     """
 
-    network: UNetConfig
+    network: AnyNetworkConfig
     in_channels: int
     weights: dict[str, Tensor]
     preprocessing: dict[str, Any]
@@ -52,6 +54,7 @@ class ModelBundle:
     statistics: str = "running"
     training_range: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
+    task: TaskSpec = field(default_factory=TaskSpec)
 
     def __post_init__(self) -> None:
         name = "this model"
@@ -62,6 +65,9 @@ class ModelBundle:
         _require_finite(self.weights, name)
         for part in ("preprocessing", "training_range", "provenance"):
             _require_no_paths(getattr(self, part), part)
+        if getattr(self.network, "encoder_weights", None) is not None:
+            raise ModelError("network.encoder_weights of a model must be empty: its weights are in the model itself")
+        _require_task(self.task, self.network, len(self.labels), name)
 
     @property
     def weights_sha256(self) -> str:
@@ -83,6 +89,7 @@ class ModelBundle:
             "statistics": self.statistics,
             "training_range": self.training_range,
             "provenance": self.provenance,
+            "task": self.task.to_json(),
             "weights_sha256": self.weights_sha256,
         }
 
@@ -113,10 +120,20 @@ class ModelBundle:
             raise ModelError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}.") from error
         _require_finite(weights, str(path))
         parts = ("preprocessing", "statistics", "training_range", "provenance")
-        bundle = cls(config, channels, weights, labels=labels, **{part: header[part] for part in parts})
+        kept = {part: header[part] for part in parts}
+        bundle = cls(config, channels, weights, labels=labels, task=_task(header, path), **kept)
         if bundle.weights_sha256 != header["weights_sha256"]:
             raise ModelError(f"{path} is corrupt: its weights are not those that were saved. Copy or train it again.")
         return bundle
+
+    def pruned(self, depth: int) -> ModelBundle:
+        """The same model cut down to a U-Net++ of `depth` levels below the first. Raises `ModelError` on others."""
+        from vol3d.networks import prune
+
+        if not isinstance(self.network, UNetPlusPlusConfig):
+            raise ModelError(f"only a U-Net++ can be pruned; this model is of kind {self.network.kind}")
+        network, weights = prune(self.network, self.weights, depth)
+        return dataclasses.replace(self, network=network, weights=weights)
 
     def build(self, device: torch.device | str = "cpu") -> nn.Module:
         """The network on `device`, with these weights, in evaluation mode."""
@@ -129,15 +146,44 @@ class ModelBundle:
         return network.to(device).eval()
 
 
-def _network(header: Mapping[str, Any], path: str | Path) -> UNetConfig:
+def _network(header: Mapping[str, Any], path: str | Path) -> AnyNetworkConfig:
+    described = header["network"]
+    _require_modest([described, header["in_channels"]], path)
     try:
-        config = UNetConfig.model_validate_json(json.dumps(header["network"]), strict=True)
+        config: AnyNetworkConfig = TypeAdapter(NetworkConfig).validate_json(json.dumps(described), strict=True)
     except ValidationError as error:
         raise ModelError(f"{path} describes no network that this version knows: {_one_line(error)}") from error
-    widths = [width for level in config.encoder for width in level]
-    if max(len(config.encoder), *widths, header["in_channels"]) > _LARGEST_WIDTH or len(widths) > _MOST_LAYERS:
-        raise ModelError(f"{path} describes a network of {len(widths)} layers up to {max(widths)} wide: refused")
     return config
+
+
+def _require_modest(described: list[Any], path: str | Path) -> None:
+    """Refuse a description that no machine could build: it would take its memory before it is found out."""
+    left: list[Any] = list(described)
+    while left:
+        value = left.pop()
+        children = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
+        left += children
+        if len(children) > _MOST_ENTRIES or (isinstance(value, int) and abs(value) > _LARGEST_NUMBER):
+            found = f"{len(children)} entries" if children else str(value)[:20]
+            raise ModelError(f"{path} describes a network with {found} where at most a few are sensible: refused")
+
+
+def _task(header: Mapping[str, Any], path: str | Path) -> TaskSpec:
+    try:
+        return TaskSpec.model_validate_json(json.dumps(header.get("task", {})), strict=True)
+    except ValidationError as error:
+        raise ModelError(f"{path} was made for no task that this version knows: {_one_line(error)}") from error
+
+
+def _require_task(task: TaskSpec, network: AnyNetworkConfig, outputs: int, name: str) -> None:
+    """Raise `ModelError` where a task does not go with its network."""
+    if (network.dimensions == 2) != bool(task.planes):
+        raise ModelError(f"{name}: a network of {network.dimensions} dimensions cannot go across axes {task.planes}")
+    wanted = 1 if task.kind == "regression" else outputs
+    if task.scheme is not None:
+        wanted = len(InstanceScheme.from_json(task.scheme))
+    if outputs != wanted:
+        raise ModelError(f"{name}: expected {wanted} outputs for task {task.kind}, found {outputs}")
 
 
 def _labels(header: Mapping[str, Any], path: str | Path) -> LabelTable:
@@ -147,19 +193,14 @@ def _labels(header: Mapping[str, Any], path: str | Path) -> LabelTable:
         raise ModelError(f"{path}: {error}") from error
 
 
-def _expected(config: UNetConfig, in_channels: int, classes: int) -> Entries:
+def _expected(config: AnyNetworkConfig, in_channels: int, classes: int) -> Entries:
     """Name → (dtype, shape) of the network's weights and buffers; allocates nothing."""
-    import torch
+    from vol3d.networks import expected_tensors
 
-    from vol3d.networks import UNet
-
-    parts = config.model_dump(exclude={"kind"})
     try:
-        with torch.device("meta"):
-            network = UNet(in_channels, classes, **parts)
+        return expected_tensors(config, in_channels, classes)
     except (RuntimeError, ValueError, OverflowError, TypeError) as error:
         raise ModelError(f"the network of the model cannot be built: {_one_line(error)}") from error
-    return {name: (str(value.dtype), tuple(value.shape)) for name, value in network.state_dict().items()}
 
 
 def _require_same(found: Entries, expected: Entries, name: str) -> None:

@@ -22,9 +22,11 @@ def train(options: Namespace) -> int:
     if options.resume:
         _require_alone(options)
     nested: dict[str, Any] = {
+        "task": options.task,
+        "network": _network(options),
         "labels": _meaning(options),
         "data": _reading(options),
-        "sampling": {"workers": options.workers},
+        "sampling": {"workers": options.workers, "planes": options.planes},
         "training": {
             "time_budget_s": parse_duration(options.time_budget) if options.time_budget else None,
             "iterations": options.iterations,
@@ -78,19 +80,20 @@ def predict(options: Namespace) -> int:
         device=options.device,
         overwrite=options.overwrite,
         preview=not options.no_preview,
+        prune=options.prune,
         data=DataConfig(**_reading(options)),
     )
     scans = _without_own(io.find(options.scans), options.scans)
-    outputs = [output_for(scan, options.output, len(scans)) for scan in scans]
-    for output in outputs:
-        if outputs.count(output) > 1:
-            raise ConfigError(f"several scans would be written to {output}; predict them into different folders")
-        require_room(output, choice)
     with ConsoleListener() as listener:
         path = find_model(options.model)
         if options.model is None:
             listener.note(f"model: {path} (the newest run; choose another with -m)")
         bundle = ModelBundle.load(path)
+        outputs = [output_for(scan, options.output, len(scans), bundle) for scan in scans]
+        for output in outputs:
+            if outputs.count(output) > 1:
+                raise ConfigError(f"several scans would be written to {output}; predict them into different folders")
+            require_room(output, choice)
         for scan, output in zip(scans, outputs, strict=True):
             result = predict(scan, bundle, output, options=choice, listener=listener)
             write(f"wrote {result.path}" + (f", preview {result.preview}" if result.preview else ""))
@@ -100,23 +103,35 @@ def predict(options: Namespace) -> int:
 def evaluate(options: Namespace) -> int:
     """`vol3d evaluate`."""
     from vol3d.config import LabelsConfig
-    from vol3d.report import plain_table
-    from vol3d.workflows.evaluate import evaluate
+    from vol3d.workflows.case_evaluations import CaseEvaluations, result_lines
+    from vol3d.workflows.evaluate import Scoring, evaluate_task
+    from vol3d.workflows.evaluate_cases import case_names, evaluate_cases, is_several, require_room, write_scores
 
-    result = evaluate(
-        options.prediction,
-        options.reference,
+    scoring = Scoring(
+        task=options.task,
         labels=LabelsConfig(**_meaning(options)),
-        leave_out=options.leave_out,
+        surface=options.surface,
+        tolerance_mm=options.tolerance,
+        divisor=options.divisor,
+        things=options.things,
         xform=options.xform,
     )
-    if options.json:
-        write(json.dumps(result.to_json(), indent=2))
-        return 0
-    write(plain_table(result.scores))
-    write(f"compared voxels {result.voxels}")
-    write(f"mean IoU {result.mean_iou:.4f}  (without background {result.mean_iou_without_background:.4f})")
-    write(f"mean Dice {result.mean_dice:.4f}  (without background {result.mean_dice_without_background:.4f})")
+    require_room(options.csv, options.plot, options.overwrite)
+    if is_several(options.prediction) or is_several(options.reference):
+        left_out = None if options.leave_out is None else [options.leave_out]
+        with ConsoleListener() as listener:
+            result = evaluate_cases(
+                [options.prediction], [options.reference], scoring, leave_out=left_out, listener=listener
+            )
+        shown, lines = result.to_json(), result_lines(result)
+    else:
+        case = evaluate_task(options.prediction, options.reference, scoring, leave_out=options.leave_out)
+        result = CaseEvaluations(case_names([options.prediction]), (case,))
+        shown, lines = case.to_json(), result_lines(case)
+    write(json.dumps(shown, indent=2) if options.json else "\n".join(lines))
+    for path in write_scores(result, options.csv, options.plot, overwrite=options.overwrite):
+        if not options.json:
+            write(f"wrote {path}")
     return 0
 
 
@@ -147,8 +162,9 @@ def info(options: Namespace) -> int:
 def _without_own(found: list[str], named: list[str]) -> list[str]:
     """Scans of folders and globs without the label maps that earlier predictions left beside them."""
     from vol3d import io
+    from vol3d.workflows.predict import RESULT_TAGS
 
-    labels = {io.default_output(scan) for scan in found}
+    labels = {io.default_output(scan, *tags) for scan in found for tags in RESULT_TAGS}
     ours = labels | {io.default_output(name, "_probabilities") for name in labels}
     return [scan for scan in found if scan in named or scan not in ours]
 
@@ -160,6 +176,12 @@ def _require_alone(options: Namespace) -> None:
     if given:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise ConfigError(f"--resume goes on with a run as it was planned; leave out {flags}, or train a new run")
+
+
+def _network(options: Namespace) -> dict[str, Any] | None:
+    """What --network, --dimensions and --width say; None where they say nothing."""
+    given = {"plan": options.network, "dimensions": options.dimensions, "width": options.width}
+    return {key: value for key, value in given.items() if value is not None} or None
 
 
 def _meaning(options: Namespace) -> dict[str, Any]:

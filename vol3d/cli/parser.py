@@ -9,6 +9,8 @@ from typing import NoReturn
 
 from vol3d.version import __version__
 
+TASKS = ("semantic", "instances", "panoptic", "regression")
+NETWORKS = ("unet", "fcn", "unet_plus_plus", "unet3plus", "deeplab_v3_plus", "encoder_unet")
 _FILES = "NIfTI (.nii, .nii.gz), HDF5 (file.h5 or file.h5:dataset), NRRD, MHA or MHD"
 
 
@@ -57,7 +59,10 @@ _TRAIN = f"""Learn from scans with sparse labels: {_FILES}.
 Without a config and without files, ./vol3d.yaml is used if it is there, else the embedded demo is trained.
 Say what the codes mean with --unlabeled, --annotated-slices or --dense: background is not unlabeled."""
 _PREDICT = "Segment scans with a trained model. The label map keeps the scan's grid, orientation and header."
-_EVALUATE = "IoU, Dice, precision and recall per class and mean, on the labeled voxels of the reference."
+_EVALUATE = """Score predictions on the labeled voxels of their references: overlap per class, and distances in mm.
+
+PREDICTION and REFERENCE are two files, or two folders or quoted globs whose files are paired by name; several cases
+give mean ± standard deviation. Surfaces, instances and panoptic segments need references without unlabeled voxels."""
 _CHECK = "Geometry, values, coverage per class and axis, and what code 0 seems to be. Exits 2 where train would refuse."
 _INFO = "What a volume, model, checkpoint or run folder holds, read from its header."
 
@@ -71,6 +76,14 @@ def _count(least: int) -> Callable[[str], int]:
         return int(text)
 
     return parse
+
+
+def _codes(text: str) -> tuple[int, ...]:
+    """Codes with commas between them."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"expected codes such as 1,4, found {text!r}")
+    return tuple(int(part) for part in parts)
 
 
 def _common(parser: Parser) -> None:
@@ -110,6 +123,11 @@ def _train(parser: Parser) -> None:
     parser.add_argument("-o", "--output", metavar="RUN", help="run folder (default: runs/DATE-NAME)")
     _meaning(parser)
     _reading(parser)
+    parser.add_argument("--task", choices=TASKS, help="what to learn (default: semantic, a class for every voxel)")
+    parser.add_argument("--network", choices=NETWORKS, help="a kind of network, sized for the data (default: unet)")
+    parser.add_argument("--dimensions", type=int, choices=[2, 3], help="a 2-D network goes slice by slice (default: 3)")
+    parser.add_argument("--planes", nargs="+", choices=["x", "y", "z"], help="axes across which a 2-D network goes")
+    parser.add_argument("--width", type=_count(1), metavar="N", help="channels of the network's finest level")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--time-budget", metavar="TIME", help="end after this time, such as 90s, 10m or 1.5h")
     length.add_argument("--iterations", type=_count(1), metavar="N", help="optimise for exactly N iterations")
@@ -136,6 +154,7 @@ def _predict(parser: Parser) -> None:
     parser.add_argument(
         "--tile", nargs=3, type=_count(1), metavar=("X", "Y", "Z"), help="input size of a tile in voxels"
     )
+    parser.add_argument("--prune", type=_count(1), metavar="DEPTH", help="use a U-Net++ only this deep: faster")
     parser.add_argument("--max-memory", metavar="SIZE", help="memory to plan with, such as 8GB")
     parser.add_argument("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or cuda:N (default: auto)")
     parser.add_argument("--no-preview", action="store_true", help="write no PNG beside the label map")
@@ -144,13 +163,35 @@ def _predict(parser: Parser) -> None:
 
 
 def _evaluate(parser: Parser) -> None:
-    parser.add_argument("prediction", metavar="PREDICTION")
-    parser.add_argument("reference", metavar="REFERENCE")
+    parser.add_argument("prediction", metavar="PREDICTION", help="a file, a folder or a quoted glob")
+    parser.add_argument("reference", metavar="REFERENCE", help="the same kind, paired by name")
+    parser.add_argument(
+        "--task",
+        choices=["semantic", "instances", "panoptic", "regression"],
+        default="semantic",
+        help="what the voxels hold: class codes (default), object numbers, class × divisor + object number, values",
+    )
     parser.add_argument(
         "--except", dest="leave_out", metavar="LABELS", help="leave out the voxels labeled in this file"
     )
     _meaning(parser)
     parser.add_argument("--xform", choices=["sform", "qform"], help="which to trust where a NIfTI's two disagree")
+    parser.add_argument(
+        "--surface", action="store_true", help="add Hausdorff (HD, HD95) and average surface distance, surface Dice"
+    )
+    parser.add_argument(
+        "--tolerance", type=float, metavar="MM", help="of the surface Dice (default: the longest edge of a voxel)"
+    )
+    parser.add_argument("--divisor", type=_count(2), metavar="N", help="panoptic: code = class × N + object (1000)")
+    parser.add_argument(
+        "--things",
+        type=_codes,
+        metavar="CODES",
+        help="panoptic: classes of single objects, such as 1,4 (default: those with an object number other than 0)",
+    )
+    parser.add_argument("--csv", metavar="FILE", help="write a line per case and class, all metrics")
+    parser.add_argument("--plot", metavar="FILE", help="write a box plot over the cases (PNG)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing CSV file or plot")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     _common(parser)
 

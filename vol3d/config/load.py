@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from vol3d.config.networks import NETWORKS
 from vol3d.config.schema import Config
 from vol3d.errors import ConfigError
 
@@ -87,7 +88,7 @@ def _explain(error: ValidationError) -> str:
     parts = []
     for fault in error.errors():
         keys = tuple(str(key) for key in fault["loc"])
-        where = ".".join(keys) or "top level"
+        where = ".".join(keys[:1] + keys[2:] if keys[:1] == ("network",) else keys) or "top level"  # without its kind
         if fault["type"] == "extra_forbidden":
             parts.append(f"unknown key {where!r}{_did_you_mean(keys)}")
         else:
@@ -109,6 +110,8 @@ def _section(keys: tuple[str, ...]) -> type[BaseModel] | None:
     """The section class that a path of keys leads to."""
     section: type[BaseModel] = Config
     for key in keys:
+        if key in NETWORKS:
+            section = NETWORKS[key]
         if key not in section.model_fields:
             continue  # an index of a list, or the name of a union's member
         found = _model_in(section.model_fields[key].annotation)

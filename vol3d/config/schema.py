@@ -7,19 +7,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-Positive = Annotated[float, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
-Sizes = Annotated[tuple[Count, ...], Field(min_length=2, max_length=3)]
+from vol3d.config.networks import NetworkChoice, read_network
+from vol3d.config.section import Count, Fraction, Positive, Section, Sizes
+
 Axis = Literal["x", "y", "z"]
-
-
-class Section(BaseModel):
-    """Base of every part of the configuration: frozen, unknown keys refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+Task = Literal["semantic", "regression", "instances", "panoptic"]
+NotNegative = Annotated[float, Field(ge=0)]
 
 
 class DataConfig(Section):
@@ -78,7 +73,7 @@ class PreprocessConfig(Section):
 class AugmentConfig(Section):
     """Random spatial and gray-value changes of a patch. A probability of 0 switches a part off."""
 
-    deformation_voxels: Annotated[float, Field(ge=0)] = Field(4.0, description="σ of the vectors, finest voxels")
+    deformation_voxels: NotNegative = Field(4.0, description="σ of the vectors, finest voxels")
     control_spacing_voxels: Positive = 32.0
     deformation_probability: Fraction = 1.0
     rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 30.0
@@ -99,50 +94,72 @@ class SamplingConfig(Section):
     patch_size: Sizes | None = Field(None, description="the network's input, voxels along X, Y, Z")
     batch_size: Count | None = None
     workers: Annotated[int, Field(ge=0)] = 0
-
-
-class UNetConfig(Section):
-    """A U-Net, level by level from fine to coarse.
-
-    encoder: output channels of the convolutions of every level. kernels, pooling: per level (pooling between
-    levels), sizes along the axes; left empty they are 3 and 2. `up_channels`: what an up-convolution does to the
-    channels: keep (3D U-Net) or halve (U-Net).
-    """
-
-    kind: Literal["unet"] = "unet"
-    dimensions: Literal[2, 3] = 3
-    encoder: Annotated[tuple[tuple[Count, ...], ...], Field(min_length=1)] = (
-        (32, 64),
-        (64, 128),
-        (128, 256),
-        (256, 512),
+    planes: tuple[Axis, ...] | None = Field(
+        None,
+        description="2-D networks: go slice by slice across these axes; None: across the coarsest, else across all",
     )
-    kernels: tuple[Sizes, ...] = ()
-    pooling: tuple[Sizes, ...] = ()
-    padding: Literal["valid", "same"] = "same"
-    normalization: Literal["none", "batch", "instance", "group"] = "batch"
-    up: Literal["transposed", "interpolate"] = "transposed"
-    up_channels: Literal["keep", "halve"] = "keep"
-    up_bias: bool = False
-
-    @model_validator(mode="after")
-    def _levels_agree(self) -> UNetConfig:
-        levels = len(self.encoder)
-        for name, entries, wanted in (("kernels", self.kernels, levels), ("pooling", self.pooling, levels - 1)):
-            if entries and len(entries) != wanted:
-                raise ValueError(f"`{name}` needs {wanted} entries for {levels} levels, found {len(entries)}")
-            if any(len(entry) != self.dimensions for entry in entries):
-                raise ValueError(f"every entry of `{name}` needs {self.dimensions} sizes, one per axis")
-        if any(size % 2 == 0 for kernel in self.kernels for size in kernel):
-            raise ValueError("kernel sizes must be odd")
-        return self
 
 
 class LossConfig(Section):
-    """Weighted softmax cross-entropy over labeled voxels, optionally with soft Dice."""
+    """What is minimised over labeled voxels: a sum of terms with these weights; 0 leaves a term out.
 
-    class_weights: Literal["none", "sqrt", "inverse"] | tuple[Annotated[float, Field(ge=0)], ...] = "sqrt"
-    dice: Annotated[float, Field(ge=0)] = Field(0.0, description="weight of soft Dice beside cross-entropy (1)")
+    `regression` and `huber_delta` are for `task: regression`, all other terms for classes.
+    """
+
+    class_weights: Literal["none", "sqrt", "inverse"] | tuple[NotNegative, ...] = "sqrt"
+    cross_entropy: NotNegative = 1.0
+    focal: NotNegative = 0.0
+    focal_gamma: NotNegative = 2.0
+    dice: NotNegative = Field(0.0, description="soft Dice")
+    iou: NotNegative = Field(0.0, description="soft IoU")
+    lovasz: NotNegative = Field(0.0, description="Lovász-softmax")
+    ms_ssim: NotNegative = Field(0.0, description="multi-scale structural similarity")
+    border: NotNegative = Field(
+        0.0, description="w0 of the U-Net's weight map, which favours gaps between objects; 10 in the paper"
+    )
+    border_sigma_mm: Positive | None = Field(None, description="σ of that map; None: five voxels")
+    border_classes: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
+        None, description="codes of the objects that gaps lie between; None: all but the smallest code"
+    )
+    regression: Literal["mae", "mse", "huber"] = "mae"
+    huber_delta: Positive = Field(1.0, description="where Huber's loss turns linear, in standard deviations")
+    deep_supervision: tuple[NotNegative, ...] | None = Field(
+        None, description="weights of a network's outputs, the final one first; None: all the same"
+    )
+
+    @model_validator(mode="after")
+    def _some_term(self) -> LossConfig:
+        if not any((self.cross_entropy, self.focal, self.dice, self.iou, self.lovasz, self.ms_ssim)):
+            raise ValueError("at least one term needs a weight above 0")
+        if self.deep_supervision is not None and not any(self.deep_supervision):
+            raise ValueError("at least one of the weights of `deep_supervision` must be above 0")
+        return self
+
+
+class ObjectRules(Section):
+    """How objects are made of what a network answers. Lengths in mm, volumes in mm³; 0 switches a rule off."""
+
+    smoothing_mm: NotNegative | None = Field(None, description="σ that smooths probabilities; None: finest spacing")
+    seed_threshold: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.6, description="objects start where the probability of being inside is above this"
+    )
+    split: bool = Field(True, description="split insides with several bulges, against borders that leak")
+    split_depth_mm: NotNegative | None = Field(None, description="how deep a neck must be; None: finest spacing")
+    min_volume_mm3: NotNegative | None = Field(None, description="smaller objects are given up; None: 20 voxels")
+    hole_volume_mm3: NotNegative | None = Field(None, description="holes up to this are filled; None: 20 voxels")
+
+
+class InstancesConfig(ObjectRules):
+    """How objects are learned and told apart, for `task: instances` and `task: panoptic`.
+
+    A label file of `panoptic` holds class code × divisor + object number.
+    """
+
+    border_mm: Positive | None = Field(None, description="depth of the border that is learned; None: one voxel")
+    divisor: Annotated[int, Field(ge=2)] = 1000
+    things: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
+        None, description="codes of countable classes; None: those with numbered objects"
+    )
 
 
 class TrainingConfig(Section):
@@ -153,9 +170,9 @@ class TrainingConfig(Section):
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: Positive = 2e-3
     momentum: Fraction = 0.99
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    weight_decay: NotNegative = 1e-2
     warmup_fraction: Fraction = 0.05
-    decay_power: Annotated[float, Field(ge=0)] = 0.9
+    decay_power: NotNegative = 0.9
     gradient_clip: Positive | None = 5.0
     accumulate: Count = 1
     ema_decay: Annotated[float, Field(ge=0, lt=1)] | None = None
@@ -200,8 +217,12 @@ class Config(Section):
     preprocess: PreprocessConfig = PreprocessConfig()
     augment: AugmentConfig = AugmentConfig()
     sampling: SamplingConfig = SamplingConfig()
-    network: UNetConfig | None = Field(None, description="None: planned from the data and the device")
+    task: Task = "semantic"
+    network: Annotated[NetworkChoice | None, BeforeValidator(read_network)] = Field(
+        default=None, description="a kind or a whole description; None: planned from the data and the device"
+    )
     loss: LossConfig = LossConfig()
+    instances: InstancesConfig = InstancesConfig()
     training: TrainingConfig = TrainingConfig()
     inference: InferenceConfig = InferenceConfig()
 

@@ -1,7 +1,7 @@
 """Tiles, network, blend: a volume in, class probabilities out, slab by slab. Knows torch; imports `transforms.crop`.
 
-`tiles`, `axes` and `budget` are plain arithmetic: how a volume will be tiled can be planned without torch. Whatever
-needs torch is therefore imported when it is first used.
+`planning`, `tiles`, `axes` and `budget` are plain arithmetic: how a volume will be tiled can be planned without
+torch. Whatever needs torch is therefore imported when it is first used.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from vol3d.inference.budget import Budget
-from vol3d.inference.tiles import Tile, TilePlan, plan_for, plan_tiles
+from vol3d.inference.planning import plan_axes, plan_for, plan_tiles
+from vol3d.inference.tiles import Tile, TiledNetwork, TilePlan
 
 if TYPE_CHECKING:
+    from vol3d.inference.average import predict_axes
     from vol3d.inference.flips import predict_flips
     from vol3d.inference.footprint import bytes_per_voxel
     from vol3d.inference.predict import predict_slabs
@@ -22,15 +24,24 @@ __all__ = [
     "Budget",
     "Tile",
     "TilePlan",
+    "TiledNetwork",
     "bytes_per_voxel",
+    "plan_axes",
     "plan_for",
     "plan_tiles",
+    "predict_axes",
     "predict_flips",
     "predict_slabs",
     "whole_pass",
 ]
 
-_HOME = {"bytes_per_voxel": "footprint", "predict_flips": "flips", "predict_slabs": "predict", "whole_pass": "whole"}
+_HOME = {
+    "bytes_per_voxel": "footprint",
+    "predict_axes": "average",
+    "predict_flips": "flips",
+    "predict_slabs": "predict",
+    "whole_pass": "whole",
+}
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401  one of the names above

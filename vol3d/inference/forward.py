@@ -74,12 +74,14 @@ class Runner:
             )
         self.image = image
         self.device = device
+        self.dimensions = plan.dimensions
         weight = next((p for p in network.parameters() if p.is_floating_point()), torch.empty(0))
         self.dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
         self.autocast = _AUTOCAST[precision]
         last = device.type == "cpu" or self.autocast is not None
-        self.layout = _CHANNELS_LAST[plan.dimensions] if last else torch.contiguous_format
-        self.network = copy.deepcopy(network).eval().to(device).to(memory_format=self.layout)  # type: ignore[call-overload]
+        self.layout = _CHANNELS_LAST[self.dimensions] if last else None
+        self.network = copy.deepcopy(network).eval().to(device)
+        self._lay_out_weights()
 
     def answers(self, tiles: Iterable[Tile], plan: TilePlan, *, logits: bool) -> Iterator[Answer]:
         """The answers of `tiles` in their order; on a GPU the next tile is under way while one is handed on."""
@@ -103,9 +105,7 @@ class Runner:
     @torch.inference_mode()
     def _launch(self, tile: Tile, plan: TilePlan, *, logits: bool) -> Answer:
         flipped = [1 + axis for axis, flip in enumerate(tile.flips) if flip]
-        batch = _to_batch(self._read(tile.input, flipped), plan.dimensions)
-        with self._precision():
-            output = self.network(batch.to(memory_format=self.layout))
+        output = self._through(_to_batch(self._read(tile.input, flipped), plan.seen))
         values = _from_batch(output, tile, plan).to(self.dtype)
         finite = torch.isfinite(values).all()
         if not logits:
@@ -135,6 +135,28 @@ class Runner:
             return values.pin_memory().to(self.device, non_blocking=True)
         return values.to(self.device)
 
+    def _through(self, batch: Tensor) -> Any:  # noqa: ANN401  whatever the network answers
+        """The network's answer; with channels first from now on where it cannot work on channels last."""
+        try:
+            with self._precision():
+                return self.network(self._laid_out(batch))
+        except RuntimeError as error:
+            if self.layout is None or too_large(error) or "contiguous" not in str(error):
+                raise
+        self.layout = None
+        with torch.inference_mode(mode=False):
+            self._lay_out_weights()
+        return self._through(batch)
+
+    def _laid_out(self, maps: Tensor) -> Tensor:
+        return maps.contiguous() if self.layout is None else maps.to(memory_format=self.layout)
+
+    def _lay_out_weights(self) -> None:
+        """Kernels in the layout of the maps they are for."""
+        for weight in self.network.parameters():
+            if weight.ndim == self.dimensions + 2:
+                weight.data = self._laid_out(weight.data)
+
     def _precision(self) -> AbstractContextManager[Any]:
         if self.autocast is None:
             return nullcontext()
@@ -146,17 +168,19 @@ def too_large(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in _TOO_LARGE)
 
 
-def _to_batch(block: Tensor, dimensions: int) -> Tensor:
-    """(C, X, Y, Z) → (N, C, *S): axes beyond the network's become the batch."""
-    channels, *size = block.shape
-    return block.reshape(channels, *size[:dimensions], -1).movedim(-1, 0)
+def _to_batch(block: Tensor, seen: tuple[int, ...]) -> Tensor:
+    """(C, X, Y, Z) → (N, C, *S): planes across an axis the network does not see become the batch."""
+    batch = [1 + axis for axis in range(3) if axis not in seen]
+    return block.movedim(batch, [0]) if batch else block.unsqueeze(0)
 
 
-def _from_batch(output: Tensor, tile: Tile, plan: TilePlan) -> Tensor:
-    """(N, K, *S) → (K, X, Y, Z), the inverse of `_to_batch`. Raises `ModelError` for another size than was planned."""
-    seen, batch = tile.input.size[: plan.dimensions], tile.input.size[plan.dimensions :]
-    size = tuple(n - m for n, m in zip(seen, plan.margin, strict=False))
-    expected = (math.prod(batch), plan.classes, *size)
+def _from_batch(output: Any, tile: Tile, plan: TilePlan) -> Tensor:  # noqa: ANN401  whatever the network answers
+    """(N, K, *S) → (K, X, Y, Z), the inverse of `_to_batch`. Raises `ModelError` for anything else than was planned."""
+    batch = [axis for axis in range(3) if axis not in plan.seen]
+    size = [tile.input.size[axis] - plan.margin[axis] for axis in plan.seen]
+    expected = (math.prod(tile.input.size[axis] for axis in batch), plan.classes, *size)
+    if not isinstance(output, Tensor):
+        raise ModelError(f"expected one tensor of logits from the network, found {type(output).__name__}")
     if tuple(output.shape) != expected:
         raise ModelError(f"expected logits of shape {expected} from the network, found {tuple(output.shape)}")
-    return output.movedim(0, -1).reshape(plan.classes, *size, *batch)
+    return output.movedim(0, 1 + batch[0]) if batch else output.squeeze(0)

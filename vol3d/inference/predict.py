@@ -37,31 +37,36 @@ def predict_slabs(
 ) -> Iterator[Slab]:
     """Class probabilities of a whole volume, plane by plane.
 
-    network: (N, C, *S) → logits (N, K, *S − margin); a copy of it is moved to `device` and run in evaluation mode.
-    image: (C, X, Y, Z), preprocessed. plan: of `plan_tiles` for this network and shape. precision: float32, bf16 or
-    fp16. needed: bool (X, Y, Z); tiles that add to no such voxel are left out. Needed voxels get exactly what they get
-    without it; the others get what the tiles that ran say, or 0 for every class where none did. logits: hand on
-    (blended) logits. progress: told the voxels that went through the network, and how many will in all (which may
-    change on a re-plan).
+    network: any module (N, C, *S) → logits (N, K, *S − margin); a copy of it is moved to `device` and run in evaluation
+    mode. image: (C, X, Y, Z), preprocessed. plan: of `plan_tiles` for this network and shape. precision: float32, bf16
+    or fp16. needed: bool (X, Y, Z); tiles that add to no such voxel are left out. Needed voxels get exactly what they
+    get without it; the others get what the tiles that ran say, or 0 for every class where none did. logits: hand on
+    what the network answers, blended, without a softmax: logits, or the values of a regression. progress: told the
+    voxels that went through the network, and how many will in all (which may change on a re-plan).
 
     Yields slabs that cover planes 0 … X − 1 in order, values float32 (K, x, Y, Z), float64 from a float64 network.
     Where a tile is too large for the memory, the planes not yet handed on are planned anew with smaller tiles.
     Raises `ModelError` for NaN or infinite logits and for an image or network that does not fit the plan,
     `ResourceError` where not even the smallest tile fits.
     """
+    require_mask(needed, plan)
+    runner = Runner(network, image, plan, torch.device(device), precision)
+    return stream(runner, plan, needed, progress, logits=logits)
+
+
+def require_mask(needed: NDArray[np.bool_] | None, plan: TilePlan) -> None:
+    """Raise `GeometryError` for a mask of another shape than the volume's."""
     if needed is not None and needed.shape != plan.shape:
         raise GeometryError(f"expected a mask of shape {plan.shape}, found {needed.shape}")
-    runner = Runner(network, image, plan, torch.device(device), precision)
-    return _replanning(runner, plan, needed, _Meter(progress), logits=logits)
 
 
-def _replanning(
-    runner: Runner, plan: TilePlan, needed: NDArray[np.bool_] | None, meter: _Meter, *, logits: bool
+def stream(
+    runner: Runner, plan: TilePlan, needed: NDArray[np.bool_] | None, progress: Progress | None, *, logits: bool
 ) -> Iterator[Slab]:
     """The slabs of `plan`, of smaller ones after it where it turns out too large."""
-    finished = 0
+    finished, meter = 0, _Meter(progress)
     while finished < plan.shape[0]:
-        tiles = [tile for tile in _unfinished(plan, finished) if needed is None or needed[tile.output.slices()].any()]
+        tiles = tiles_for(plan, needed, finished)
         meter.expect(tiles)
         try:
             for slab in _sweep(runner, plan, tiles, finished, meter, logits=logits):
@@ -103,6 +108,11 @@ class _Meter:
         self._done += tile.input.voxels
         if self._report is not None:
             self._report(self._done, self._total)
+
+
+def tiles_for(plan: TilePlan, needed: NDArray[np.bool_] | None, finished: int = 0) -> list[Tile]:
+    """Tiles that answer a needed voxel in planes from `finished` on."""
+    return [tile for tile in _unfinished(plan, finished) if needed is None or needed[tile.output.slices()].any()]
 
 
 def _unfinished(plan: TilePlan, finished: int) -> Iterator[Tile]:

@@ -13,12 +13,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
-from vol3d.errors import GeometryError, ModelError, ResourceError
-from vol3d.inference.axes import Axis
+from vol3d.errors import ResourceError
 from vol3d.inference.budget import Axes, Budget, Sizes, cheapest, largest
 from vol3d.volume import Box
 
-_LETTERS = "XYZ"
 _NO_FLIP = (False, False, False)
 
 
@@ -66,15 +64,26 @@ class Tile:
 class TilePlan:
     """Tiles that cover a volume, in the order in which its planes across X get finished.
 
-    axes, budget: what it was planned from. size: the input of the largest tile, (X, Y, Z). dimensions: of the network;
-    the planes of a tile along further axes are a batch. flip_axes: axes whose flips are averaged.
+    axes, budget: what it was planned from. size: the input of the largest tile, (X, Y, Z). seen: the axes that the
+    network sees, ascending; across the axis that a 2-D network does not see, the planes of a tile are a batch.
+    flip_axes: axes whose flips are averaged.
     """
 
     axes: Axes
     budget: Budget
     size: Sizes
-    dimensions: int
+    seen: tuple[int, ...]
     flip_axes: tuple[int, ...] = ()
+
+    @property
+    def dimensions(self) -> int:
+        """Of the network."""
+        return len(self.seen)
+
+    @property
+    def planes(self) -> int | None:
+        """The axis across which a 2-D network goes slice by slice; None for a 3-D network."""
+        return next((axis for axis in range(3) if axis not in self.seen), None)
 
     @property
     def shape(self) -> Sizes:
@@ -131,8 +140,7 @@ class TilePlan:
 
         Axes of one voxel and axes the network does not see change nothing and are left out.
         """
-        seen = tuple(axis for axis in sorted(set(axes)) if axis < self.dimensions and self.shape[axis] > 1)
-        return replace(self, flip_axes=seen)
+        return replace(self, flip_axes=tuple(axis for axis in self.seen if axis in axes and self.shape[axis] > 1))
 
     def smaller(self) -> TilePlan:
         """A plan with at most half as large tiles, else the next smaller ones. Raises `ResourceError` if there is none.
@@ -142,7 +150,7 @@ class TilePlan:
         now = math.prod(self.size)
         for most in (now // 2, now - 1):
             try:
-                size = _choose(self.axes, replace(self.budget, most_voxels=most), self.size)
+                size = choose_size(self.axes, replace(self.budget, most_voxels=most), self.size)
             except ResourceError:
                 continue
             return replace(self, size=size)
@@ -156,106 +164,10 @@ class TilePlan:
         return [(x, y, z) for x, y, z in itertools.product(*choices)]
 
 
-def plan_tiles(  # noqa: PLR0913  every fact the plan is made from, by its name
-    shape: Sizes,
-    margin: Sequence[int],
-    stride: Sequence[int],
-    *,
-    memory_bytes: float,
-    bytes_per_voxel: float,
-    classes: int,
-    tile: Sequence[int] | None = None,
-    patch: Sequence[int] | None = None,
-    smallest: Sequence[int] | None = None,
-    overlap: float = 0.25,
-    host_memory_bytes: float | None = None,
-    most_voxels: float = 2**24,
-) -> TilePlan:
-    """Plan the tiles of a volume.
-
-    shape: (X, Y, Z). margin, stride: of the network along its axes; two numbers mean a 2-D network, which sees X and Y,
-    planes across Z being its batch. All margins 0: a same-padded network, tiles overlap by at least `overlap` of their
-    size. tile: input size that is wanted, cut down to what the volume needs; None: for a valid network the size with
-    which the fewest voxels go through it within the memory, for a same-padded one `patch` (the size it was trained on;
-    None: the whole) or what fits. smallest: a valid network's smallest input; `tile` or `patch` tells it as well.
-    memory_bytes, bytes_per_voxel, host_memory_bytes, most_voxels: see `Budget`. A tile may be given for the network's
-    axes alone.
-
-    Raises `ModelError` for sizes the network cannot take, `ResourceError` where memory is too small for any tile.
-    """
-    dimensions, padded = len(margin), not any(margin)
-    if len(shape) != 3 or min(shape) < 1:
-        raise GeometryError(f"expected a volume of three non-empty axes, found {tuple(shape)}")
-    if dimensions not in {2, 3} or len(stride) != dimensions or any(m % 2 for m in margin):
-        raise ModelError(
-            f"expected two or three even margins and as many strides, found {tuple(margin)}, {tuple(stride)}"
-        )
-    least = tuple(stride) if padded else _smallest(margin, stride, smallest or tile or patch)
-    x, y, z = (
-        Axis(shape[a], margin[a], stride[a], least[a], overlap if padded else None)
-        if a < dimensions
-        else Axis(shape[a], 0, 1, 1)
-        for a in range(3)
-    )
-    axes = (x, y, z)
-    budget = Budget(memory_bytes, bytes_per_voxel, classes, host_memory_bytes, most_voxels)
-    if tile is None:
-        seen = (patch or [axis.whole for axis in axes])[:dimensions]
-        return TilePlan(axes, budget, _choose(axes, budget, _accepted(seen, axes)), dimensions)
-    size = _accepted(tile, axes) if len(tile) == 3 else _with_planes(_accepted(tile, axes), axes, budget)
-    budget.require(size, axes, "the tile asked for")
-    return TilePlan(axes, budget, size, dimensions)
-
-
-def plan_for(
-    network: TiledNetwork,
-    shape: Sizes,
-    *,
-    memory_bytes: float,
-    bytes_per_voxel: float,
-    tile: Sequence[int] | None = None,
-    patch: Sequence[int] | None = None,
-    overlap: float = 0.25,
-    host_memory_bytes: float | None = None,
-) -> TilePlan:
-    """`plan_tiles` with what the network tells about itself."""
-    return plan_tiles(
-        shape,
-        network.margin,
-        network.total_stride,
-        memory_bytes=memory_bytes,
-        bytes_per_voxel=bytes_per_voxel,
-        classes=network.classes,
-        tile=tile,
-        patch=patch,
-        smallest=network.input_size((1,) * len(network.margin)),
-        overlap=overlap,
-        host_memory_bytes=host_memory_bytes,
-    )
-
-
-def _smallest(margin: Sequence[int], stride: Sequence[int], valid: Sequence[int] | None) -> Sequence[int]:
-    """The smallest valid input, from any valid one."""
-    if valid is None:
-        raise ModelError("a network with a margin has valid input sizes; give one of them as tile, patch or smallest")
-    return [n - max((n - m - 1) // s, 0) * s for n, m, s in zip(valid, margin, stride, strict=False)]
-
-
-def _accepted(size: Sequence[int], axes: Axes) -> Sizes:
-    """A size that was asked for, cut down to what the volume needs; along axes that nobody spoke of, all of it."""
-    asked = [*size, *(axis.whole for axis in axes[len(size) :])]
-    x, y, z = (axis.accept(n, letter) for axis, n, letter in zip(axes, asked, _LETTERS, strict=True))
-    return (x, y, z)
-
-
-def _with_planes(size: Sizes, axes: Axes, budget: Budget) -> Sizes:
-    """As many of the planes as fit."""
-    x, y, most = size
-    return next(((x, y, z) for z in range(most, 0, -1) if budget.fits((x, y, z), axes)), (x, y, 1))
-
-
-def _choose(axes: Axes, budget: Budget, wanted: Sizes) -> Sizes:
-    return cheapest(axes, budget) if axes[0].overlap is None else largest(wanted, axes, budget)
+def choose_size(axes: Axes, budget: Budget, wanted: Sizes) -> Sizes:
+    """The input of a tile: the cheapest of a valid network, the largest up to `wanted` of a same-padded one."""
+    blended = any(axis.overlap is not None for axis in axes)
+    return largest(wanted, axes, budget) if blended else cheapest(axes, budget)
 
 
 def _reflected(box: Box, flips: tuple[bool, bool, bool], shape: Sizes) -> Box:

@@ -10,21 +10,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from vol3d.inference.planning import plan_tiles
 from vol3d.inference.predict import predict_slabs
-from vol3d.inference.tiles import TiledNetwork, plan_tiles
+from vol3d.inference.tiles import TiledNetwork
 
 
 def whole_pass(
     network: nn.Module,
     image: NDArray[Any] | Tensor,
     *,
+    planes: int | None = None,
     device: str | torch.device = "cpu",
     precision: str = "float32",
 ) -> NDArray[Any]:
     """Logits of the whole volume from a single tile; (K, X, Y, Z), float32, float64 from a float64 network.
 
-    image: (C, X, Y, Z), mirrored beyond its border by the network's margin and up to its next valid size. Nothing is
-    planned for the memory at hand.
+    image: (C, X, Y, Z), mirrored beyond its border by the network's margin and up to its next valid size. planes: the
+    axis across which a 2-D network goes slice by slice; None: Z. Nothing is planned for the memory at hand.
     """
     sized = cast("TiledNetwork", network)
     plan = plan_tiles(
@@ -34,6 +36,7 @@ def whole_pass(
         memory_bytes=math.inf,
         bytes_per_voxel=0.0,
         classes=sized.classes,
+        planes=planes,
         smallest=sized.input_size((1,) * len(sized.margin)),
         most_voxels=math.inf,
     )

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from vol3d.errors import ConfigError, FileFormatError, LabelError, ResourceError
 from vol3d.io import hdf5, voxels
 from vol3d.io.budget import Budget
@@ -55,6 +58,30 @@ def read_weights(path: str, *, xform: Xform | None = None, max_bytes: int | None
     voxels.require_finite(volume.array, None, volume.name)
     weights = voxels.require_weights(volume.array, volume.name)
     return Volume(weights, volume.affine, volume.name, volume.forms, volume.attributes)
+
+
+def read_target(path: str, *, xform: Xform | None = None, max_bytes: int | None = None) -> Volume:
+    """Values per voxel to regress on, as a float32 `Volume` (1, X, Y, Z); default HDF5 dataset: label.
+
+    NaN stays: nobody measured that voxel. Raises `FileFormatError` for values that are infinite in float32, and what
+    `read` raises.
+    """
+    volume = _single(_load(locate(path, "label"), None, xform, max_bytes), "targets")
+    values = require_target(volume.array, volume.name)
+    return Volume(values, volume.affine, volume.name, volume.forms, volume.attributes)
+
+
+def require_target(array: NDArray[Any], name: str) -> NDArray[np.float32]:
+    """Values as float32, NaN kept. Raises `FileFormatError` where one is infinite or too large for float32."""
+    with np.errstate(over="ignore"):
+        values: NDArray[np.float32] = array.astype(np.float32, copy=False)
+    count = int(np.count_nonzero(np.isinf(values)))
+    if count:
+        raise FileFormatError(
+            f"{name} has {count} voxel(s) that are infinite or beyond 3.4e38; expected numbers, or NaN where nobody "
+            f"measured. Mend the file."
+        )
+    return values
 
 
 def info(path: str) -> dict[str, Any]:

@@ -19,20 +19,27 @@ from vol3d.volume import Volume
 
 
 def write_labels(
-    path: str, codes: NDArray[Any], like: Volume, *, names: dict[int, str] | None, overwrite: bool = False
+    path: str,
+    codes: NDArray[Any],
+    like: Volume,
+    *,
+    names: dict[int, str] | None,
+    overwrite: bool = False,
+    smallest: bool = True,
 ) -> Path:
     """Store label codes (X, Y, Z), unsigned, with the geometry of `like`; default HDF5 dataset: label.
 
-    The smallest unsigned dtype is used. names: code → class name, kept in the file, or in a JSON side-car for
-    MetaImage. Raises `GeometryError` for another shape, `LabelError` for other dtypes, `ConfigError`,
-    `ResourceError`, `FileFormatError`.
+    smallest: take the smallest unsigned dtype, else the one that `codes` has. names: code → class name, kept in the
+    file, or in a JSON side-car for MetaImage. Raises `GeometryError` for another shape, `LabelError` for other dtypes,
+    `ConfigError`, `ResourceError`, `FileFormatError`.
     """
     if codes.dtype.kind not in "ub":
         raise LabelError(f"{path}: expected unsigned label codes, found {codes.dtype}. Convert them first.")
     codes = codes.view(np.uint8) if codes.dtype == np.bool_ else codes
     if codes.shape != like.shape:
         raise GeometryError(f"{path}: expected labels of the scan's shape {like.shape}, found {codes.shape}")
-    content = Content(codes[np.newaxis], voxels.smallest_unsigned(codes), like, names)
+    dtype = voxels.smallest_unsigned(codes) if smallest else codes.dtype
+    content = Content(codes[np.newaxis], dtype, like, names)
     return _store(locate(path, "label"), content, overwrite)
 
 

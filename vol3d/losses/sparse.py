@@ -1,6 +1,8 @@
-"""The training loss: weighted softmax cross-entropy over labeled voxels, optionally with soft Dice."""
+"""The training loss: weighted cross-entropy, focal loss and terms over regions, all over labeled voxels."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from numpy.typing import ArrayLike
@@ -9,29 +11,61 @@ from torch import Tensor, nn
 from vol3d.errors import ConfigError, GeometryError
 from vol3d.losses.cross_entropy import weighted_cross_entropy
 from vol3d.losses.dice import soft_dice
+from vol3d.losses.focal_loss import focal_loss
+from vol3d.losses.iou import lovasz_softmax, soft_iou
+from vol3d.losses.ms_ssim import ms_ssim
 
 
 class SparseLoss(nn.Module):
     """Σ w · cross-entropy / total, with w = class weight × voxel weight; 0 where nobody annotated.
 
-    class_weights: (K,) ≥ 0. dice: weight of the soft Dice term beside cross-entropy's 1; 0 leaves it out. Each
-    sample's Dice term counts with the sample's share of the total, so that the whole loss is a sum over samples: any
-    split of a batch into micro-batches or over processes, with the joint total, has the same loss and gradient.
+    class_weights: (K,) ≥ 0. cross_entropy, focal: weights of the terms over voxels. dice, iou, lovasz, ms_ssim:
+    weights of the terms over regions. A term of weight 0 is left out; one weight at least is positive. focal_gamma:
+    the focal loss's exponent, ≥ 0. UNet 3+'s loss is focal = ms_ssim = iou = 1 without cross-entropy.
 
-    Source: weighted softmax loss of the 3D U-Net (Çiçek et al. 2016).
+    Each sample's region terms count with the sample's share of the total, so that the whole loss is a sum over
+    samples: any split of a batch into micro-batches or over processes, with the joint total, has the same loss and
+    gradient. Class weights act within the terms over voxels and within that share.
+
+    Source: weighted softmax loss of the 3D U-Net (Çiçek et al. 2016); the other terms name theirs.
     """
 
     class_weights: Tensor
 
-    def __init__(self, class_weights: Tensor | ArrayLike, dice: float = 0.0) -> None:
+    def __init__(
+        self,
+        class_weights: Tensor | ArrayLike,
+        dice: float = 0.0,
+        *,
+        cross_entropy: float = 1.0,
+        focal: float = 0.0,
+        focal_gamma: float = 2.0,
+        iou: float = 0.0,
+        lovasz: float = 0.0,
+        ms_ssim: float = 0.0,
+    ) -> None:
         super().__init__()
         weights = torch.as_tensor(class_weights, dtype=torch.float32).clone()
-        if weights.ndim != 1 or not bool(torch.isfinite(weights).all()) or bool((weights < 0).any()) or dice < 0:
+        if weights.ndim != 1 or not bool(torch.isfinite(weights).all()) or bool((weights < 0).any()):
+            raise ConfigError(f"expected one finite weight ≥ 0 per class, found {weights.tolist()}")
+        terms = {
+            "cross-entropy": cross_entropy,
+            "focal loss": focal,
+            "Dice": dice,
+            "IoU": iou,
+            "Lovász": lovasz,
+            "MS-SSIM": ms_ssim,
+        }
+        usable = all(math.isfinite(value) and value >= 0 for value in (*terms.values(), focal_gamma))
+        if not (usable and any(terms.values())):
+            found = ", ".join(f"{name} {value}" for name, value in terms.items())
             raise ConfigError(
-                f"expected one finite weight ≥ 0 per class and a Dice weight ≥ 0, found {weights.tolist()} and {dice}"
+                f"expected finite weights ≥ 0 of the loss terms, at least one of them > 0, and a focal gamma ≥ 0, "
+                f"found {found} and gamma {focal_gamma}"
             )
         self.register_buffer("class_weights", weights, persistent=False)
-        self.dice = dice
+        self.cross_entropy, self.focal, self.focal_gamma = cross_entropy, focal, focal_gamma
+        self.dice, self.iou, self.lovasz, self.ms_ssim = dice, iou, lovasz, ms_ssim
 
     def weights(self, classes: Tensor, weight: Tensor) -> Tensor:
         """Class weight × voxel weight; float32 (N, *S), exactly 0 where `weight` is 0.
@@ -57,11 +91,30 @@ class SparseLoss(nn.Module):
         weight = weight.float()
         weights = self._of_class(settled) * weight
         total = weights.sum() if total is None else total.to(weights.device)
-        loss = weighted_cross_entropy(logits, settled, weights)
-        if self.dice:
-            share = weights.flatten(1).sum(1)
-            loss = loss + self.dice * (share * soft_dice(logits, settled, weight)).sum()
+        loss = sum(
+            (*self._voxel_terms(logits, settled, weights), *self._region_terms(logits, settled, weight, weights))
+        )
         return loss / torch.where(total > 0, total, 1)
+
+    def _voxel_terms(self, logits: Tensor, classes: Tensor, weights: Tensor) -> list[Tensor]:
+        """Scalars: terms that are sums over voxels."""
+        terms = []
+        if self.cross_entropy:
+            terms.append(self.cross_entropy * weighted_cross_entropy(logits, classes, weights))
+        if self.focal:
+            terms.append(self.focal * focal_loss(logits, classes, weights, self.focal_gamma))
+        return terms
+
+    def _region_terms(self, logits: Tensor, classes: Tensor, weight: Tensor, weights: Tensor) -> list[Tensor]:
+        """Scalars: sums over samples, each with its share."""
+        share = weights.flatten(1).sum(1)
+        terms = (
+            (self.dice, soft_dice),
+            (self.iou, soft_iou),
+            (self.lovasz, lovasz_softmax),
+            (self.ms_ssim, ms_ssim),
+        )
+        return [factor * (share * term(logits, classes, weight)).sum() for factor, term in terms if factor]
 
     def _of_class(self, classes: Tensor) -> Tensor:
         return self.class_weights.to(classes.device)[classes]

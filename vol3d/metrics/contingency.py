@@ -20,7 +20,8 @@ _BLOCK_VOXELS = 1 << 22
 class ClassScore:
     """Scores of one class; nan where undefined.
 
-    voxels, predicted_voxels: labeled voxels that are of this class in the reference, and in the prediction.
+    dice: the same as F1. voxels, predicted_voxels: labeled voxels that are of this class in the reference, and in the
+    prediction.
     """
 
     code: int
@@ -29,14 +30,21 @@ class ClassScore:
     dice: float
     precision: float
     recall: float
+    specificity: float
+    volume_similarity: float
     voxels: int
     predicted_voxels: int
 
+    @property
+    def f1(self) -> float:
+        """F1 score: another name of the Dice coefficient."""
+        return self.dice
+
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, None for nan."""
+        """Plain JSON values, None for nan; Dice also under its other name, f1."""
         return {
             key: None if isinstance(value, float) and math.isnan(value) else value
-            for key, value in asdict(self).items()
+            for key, value in (asdict(self) | {"f1": self.f1}).items()
         }
 
 
@@ -117,6 +125,14 @@ class Contingency:
         """Part of class k that was predicted as class k; nan where the reference has none."""
         return overlap.recall(self._both(k), self._reference(k))
 
+    def specificity(self, k: int) -> float:
+        """Part of what is not class k that was not predicted as class k; nan where everything is class k."""
+        return overlap.specificity(self._both(k), self._predicted(k), self._reference(k), self.voxels)
+
+    def volume_similarity(self, k: int) -> float:
+        """How alike the voxel counts of class k are, 0 to 1; nan where neither side has it."""
+        return overlap.volume_similarity(self._predicted(k), self._reference(k))
+
     def scores(self, names: Sequence[str], codes: Sequence[int] | None = None) -> list[ClassScore]:
         """All scores of every class. names, codes: K each; without codes a class's index stands for its code."""
         codes = range(self.classes) if codes is None else codes
@@ -130,6 +146,8 @@ class Contingency:
                 dice=self.dice(k),
                 precision=self.precision(k),
                 recall=self.recall(k),
+                specificity=self.specificity(k),
+                volume_similarity=self.volume_similarity(k),
                 voxels=self._reference(k),
                 predicted_voxels=self._predicted(k),
             )

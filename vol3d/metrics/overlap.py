@@ -28,5 +28,21 @@ def recall(both: int, reference: int) -> float:
     return _ratio(both, reference)
 
 
+def specificity(both: int, predicted: int, reference: int, voxels: int) -> float:
+    """Part of the voxels outside the reference that were left out of the prediction too; nan where there are none.
+
+    voxels: how many were compared in all.
+    """
+    return _ratio(voxels - predicted - reference + both, voxels - reference)
+
+
+def volume_similarity(predicted: int, reference: int) -> float:
+    """1 − |P − R| / (P + R) for sets of P and R voxels, wherever they lie; nan where both are empty.
+
+    1 for sets of one size, 0 where exactly one is empty. Source: Taha & Hanbury 2015.
+    """
+    return 1 - _ratio(abs(predicted - reference), predicted + reference)
+
+
 def _ratio(part: int, whole: int) -> float:
     return part / whole if whole else math.nan

@@ -9,31 +9,59 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from vol3d.networks.build import build, initialise
+from vol3d.networks.build import build, expected_tensors, initialise
 from vol3d.networks.geometry import NetworkGeometry, network_geometry
 
 if TYPE_CHECKING:
     from vol3d.networks.batch_statistics import current_statistics, reestimate, use_current_statistics
     from vol3d.networks.counting import activation_values, flops, paper_parameter_count, parameter_count
+    from vol3d.networks.deeplab_v3_plus import DeepLabV3Plus
+    from vol3d.networks.encoder_unet import EncoderUNet
+    from vol3d.networks.encoder_weights import load_encoder_weights
+    from vol3d.networks.fcn import FCN
+    from vol3d.networks.monai_nets import MonaiNetwork
+    from vol3d.networks.network import Network
+    from vol3d.networks.pruning import prune
     from vol3d.networks.unet import UNet
+    from vol3d.networks.unet3plus import UNet3Plus
+    from vol3d.networks.unet_plus_plus import UNetPlusPlus
 
 __all__ = [
+    "FCN",
+    "DeepLabV3Plus",
+    "EncoderUNet",
+    "MonaiNetwork",
+    "Network",
     "NetworkGeometry",
     "UNet",
+    "UNet3Plus",
+    "UNetPlusPlus",
     "activation_values",
     "build",
     "current_statistics",
+    "expected_tensors",
     "flops",
     "initialise",
+    "load_encoder_weights",
     "network_geometry",
     "paper_parameter_count",
     "parameter_count",
+    "prune",
     "reestimate",
     "use_current_statistics",
 ]
 
 _HOME = {
+    "DeepLabV3Plus": "deeplab_v3_plus",
+    "EncoderUNet": "encoder_unet",
+    "MonaiNetwork": "monai_nets",
+    "load_encoder_weights": "encoder_weights",
+    "FCN": "fcn",
+    "Network": "network",
     "UNet": "unet",
+    "UNet3Plus": "unet3plus",
+    "UNetPlusPlus": "unet_plus_plus",
+    "prune": "pruning",
     "activation_values": "counting",
     "flops": "counting",
     "paper_parameter_count": "counting",

@@ -1,4 +1,4 @@
-"""What U-Nets are built of: convolution blocks and up-convolutions, for any number of dimensions."""
+"""What the networks are built of: convolution blocks and up-sampling, for any number of dimensions."""
 
 from __future__ import annotations
 
@@ -35,13 +35,14 @@ class ConvBlock(nn.Sequential):
         padding = tuple(k // 2 if padded else 0 for k in kernel)
         for width in widths:
             parts.append(LAYERS[len(kernel)].convolution(channels, width, kernel, padding=padding))
-            parts.extend(_norm(normalization, width, len(kernel)))
+            parts.extend(norm_layers(normalization, width, len(kernel)))
             parts.append(nn.ReLU(inplace=True))
             channels = width
         super().__init__(*parts)
 
 
-def _norm(kind: Normalization, channels: int, dimensions: int) -> list[nn.Module]:
+def norm_layers(kind: Normalization, channels: int, dimensions: int) -> list[nn.Module]:
+    """A normalisation of so many channels with learned scale and shift; nothing for `none`."""
     if kind == "none":
         return []
     if kind == "group":
@@ -79,6 +80,61 @@ class InterpolatedUp(nn.Module):
 def transposed_up(channels: int, width: int, factor: tuple[int, ...], *, bias: bool) -> nn.Module:
     """Transposed convolution whose kernel and stride are `factor`; (N, C, *S) → (N, width, *factor·S)."""
     return LAYERS[len(factor)].transposed_convolution(channels, width, factor, stride=factor, bias=bias)
+
+
+class LinearUp(nn.Module):
+    """Transposed convolution that starts as linear interpolation by `factor`; (N, C, *S) → (N, C, *factor·S).
+
+    Kernel 2·factor (2·factor − 1 along an axis whose factor is odd), every channel at first to itself alone, no bias
+    (Long et al. 2015, section 3.3). Beyond the border it sees zeros.
+    """
+
+    def __init__(self, channels: int, factor: tuple[int, ...]) -> None:
+        super().__init__()
+        self.convolution = LAYERS[len(factor)].transposed_convolution(
+            channels,
+            channels,
+            tuple(2 * f - f % 2 for f in factor),
+            stride=factor,
+            padding=tuple(f // 2 for f in factor),
+            bias=False,
+        )
+        self.factor = factor
+        self.reset_parameters_linear()
+
+    def reset_parameters_linear(self) -> None:
+        """Set the weights to linear interpolation, in place; nothing is drawn."""
+        weight = self.convolution.weight
+        assert isinstance(weight, Tensor)
+        kernel = torch.ones((), dtype=torch.float64)
+        for f in self.factor:
+            size = 2 * f - f % 2
+            away = (torch.arange(size, dtype=torch.float64) - (size - 1) / 2).abs()
+            kernel = kernel[..., None] * (1 - away / f)
+        with torch.no_grad():
+            weight.zero_()
+            for channel in range(len(weight)):
+                weight[channel, channel] = kernel.to(weight)
+
+    def forward(self, coarse: Tensor) -> Tensor:
+        """Up-sampled map."""
+        fine: Tensor = self.convolution(coarse)
+        return fine
+
+
+class Concatenation(nn.Module):
+    """Maps beside each other along the channels; a module, so that `activation_values` counts what it gives."""
+
+    def forward(self, *maps: Tensor) -> Tensor:
+        """Several (N, C, *S) → (N, ΣC, *S)."""
+        return torch.cat(maps, dim=1)
+
+
+def interpolation(factor: tuple[int, ...]) -> nn.Module:
+    """Linear interpolation by `factor` that repeats the border; (N, C, *S) → (N, C, *factor·S). Nothing is learned."""
+    if all(f == 1 for f in factor):
+        return nn.Identity()
+    return nn.Upsample(scale_factor=tuple(map(float, factor)), mode=LAYERS[len(factor)].interpolation)
 
 
 def centre_crop(maps: Tensor, size: Sequence[int]) -> Tensor:

@@ -10,8 +10,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vol3d.config import UNetConfig
+from vol3d.config import AnyNetworkConfig, MonaiConfig, UNetConfig
 from vol3d.errors import ModelError
+from vol3d.networks.monai_names import monai_stride
 
 Sizes = tuple[int, ...]
 _AXES = "XYZ"
@@ -110,31 +111,22 @@ class NetworkGeometry:
             raise ModelError(f"expected a size along {self.dimensions} axes, found {_times(size)}")
 
 
-def level_kernels(config: UNetConfig) -> tuple[Sizes, ...]:
-    """Kernel size of every level, fine to coarse; the default 3 filled in."""
-    return config.kernels or ((3,) * config.dimensions,) * len(config.encoder)
-
-
-def level_pooling(config: UNetConfig) -> tuple[Sizes, ...]:
-    """Pooling size between the levels, fine to coarse; the default 2 filled in."""
-    return config.pooling or ((2,) * config.dimensions,) * (len(config.encoder) - 1)
-
-
-def network_geometry(config: UNetConfig) -> NetworkGeometry:
+def network_geometry(config: AnyNetworkConfig) -> NetworkGeometry:
     """The sizes of the network that `config` describes, without building it."""
-    pooling = level_pooling(config)
-    strides = tuple(math.prod(level[axis] for level in pooling) for axis in range(config.dimensions))
-    if config.padding == "same":
-        return NetworkGeometry((0,) * config.dimensions, strides, (1,) * config.dimensions, padded=True)
-    kernels = level_kernels(config)
+    stride = monai_stride(config) if isinstance(config, MonaiConfig) else config.total_stride
+    if not isinstance(config, UNetConfig) or config.padding == "same":
+        return NetworkGeometry((0,) * config.dimensions, stride, (1,) * config.dimensions, padded=True)
     margins, smallest = [], []
-    for axis, stride in enumerate(strides):
-        lost = [len(level) * (kernel[axis] - 1) for level, kernel in zip(config.encoder, kernels, strict=True)]
-        taken, given = _offsets(lost, [level[axis] for level in pooling], interpolated=config.up == "interpolate")
-        deepest = max(1, -(-(1 - given) // stride))
+    for axis, step in enumerate(stride):
+        lost = [
+            len(level) * (kernel[axis] - 1) for level, kernel in zip(config.encoder, config.level_kernels, strict=True)
+        ]
+        pooling = [level[axis] for level in config.level_pooling]
+        taken, given = _offsets(lost, pooling, interpolated=config.up == "interpolate")
+        deepest = max(1, -(-(1 - given) // step))
         margins.append(taken - given)
-        smallest.append(stride * deepest + taken)
-    return NetworkGeometry(tuple(margins), strides, tuple(smallest), padded=False)
+        smallest.append(step * deepest + taken)
+    return NetworkGeometry(tuple(margins), stride, tuple(smallest), padded=False)
 
 
 def _offsets(lost: list[int], pooling: list[int], *, interpolated: bool) -> tuple[int, int]:

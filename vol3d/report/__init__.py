@@ -4,23 +4,31 @@ May import `io`, `metrics`, `volume` and `errors`. matplotlib, rich and TensorBo
 """
 
 from vol3d.report.board import Board, open_tensorboard
+from vol3d.report.boxplot import Panel, boxplot_png
 from vol3d.report.curves import curves_png
 from vol3d.report.metrics import MetricsFile, read_metrics
 from vol3d.report.preview import Layer, preview_png
 from vol3d.report.record import RECORD, read_record, write_record
+from vol3d.report.scores import Metric, ScoreRow, score_table, scores_csv
 from vol3d.report.table import plain_table, scores_table
 
 __all__ = [
     "RECORD",
     "Board",
     "Layer",
+    "Metric",
     "MetricsFile",
+    "Panel",
+    "ScoreRow",
+    "boxplot_png",
     "curves_png",
     "open_tensorboard",
     "plain_table",
     "preview_png",
     "read_metrics",
     "read_record",
+    "score_table",
+    "scores_csv",
     "scores_table",
     "write_record",
 ]

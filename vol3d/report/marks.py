@@ -38,8 +38,8 @@ def is_background(entry: LabelClass) -> bool:
 
 
 def legend_of(table: LabelTable, shown: list[int], unlabeled: bool) -> list[Entry]:
-    """Entries of the class indices in `shown`, then the unlabeled voxels."""
-    classes = [table.classes[index] for index in shown]
+    """Entries of the class indices in `shown` that have a name, then the unlabeled voxels."""
+    classes = [table.classes[index] for index in shown if table.classes[index].name]
     entries = [
         Entry(paper.shorten(c.name, 28), "white" if is_background(c) else tuple(v / 255 for v in c.color))
         for c in classes[:_MOST_ENTRIES]

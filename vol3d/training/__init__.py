@@ -6,6 +6,7 @@ checkpoint does not.
 
 from vol3d.training.averaging import AveragedWeights
 from vol3d.training.checkpoint import load_checkpoint, save_checkpoint
+from vol3d.training.encoder_file import read_encoder_weights
 from vol3d.training.fit import FitResult, Stage, fit
 from vol3d.training.loader import PatchSource
 from vol3d.training.optimizer import make_optimizer
@@ -28,6 +29,7 @@ __all__ = [
     "fit",
     "load_checkpoint",
     "make_optimizer",
+    "read_encoder_weights",
     "save_checkpoint",
     "time_steps",
 ]

@@ -67,7 +67,7 @@ def fit(  # noqa: PLR0913  what to fit, how, and five hooks by name
     """Train `network` in place, stage by stage, from `start` or from the weights it has.
 
     On a CPU the losses are a function of (network, stages, loss, settings): not of the number of workers, of where
-    the run was interrupted, or of what the hooks do. Networks are taken to use no random numbers.
+    the run was interrupted, or of what the hooks do. What a network draws at random depends on (seed, iteration) alone.
 
     validate: gets a copy of the network with the weights to judge, returns a score, higher is better; NaN is never
     best. When a stage that validated ends, the network goes back to its best weights. on_log: after every iteration.
@@ -142,7 +142,7 @@ class _Run:
     def _iterate(self, stage: Stage, batches: list[Batch], stream: Iterator[list[Batch]]) -> list[Batch] | None:
         """One whole iteration; returns the next one's batches, fetched while the device computes."""
         started = time.monotonic()
-        pending = self.learner.gradients(batches)
+        pending = self.learner.gradients(batches, self.iteration)
         following = self._next(stream)
         value, norm = pending.read()
         self._require_finite(value, norm)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -50,12 +52,17 @@ class Learner:
         """Start copying an iteration's batches to the device."""
         return [batch.to(self.fabric.device, self.memory_format) for batch in batches]
 
-    def gradients(self, batches: Sequence[Batch]) -> Gradients:
-        """Launch forward and backward passes over batches on the device."""
+    def gradients(self, batches: Sequence[Batch], iteration: int) -> Gradients:
+        """Launch forward and backward passes over batches on the device. iteration: 0-based.
+
+        What a network draws at random (dropout) is a function of the seed, the iteration and the process; torch's own
+        generators are left as they were.
+        """
         clip = self.settings.gradient_clip
-        return accumulate_gradients(
-            self._module, self._fabric_optimizer, self.loss, batches, fabric=self.fabric, clip=clip
-        )
+        with seeded(self.fabric, self.settings.seed, iteration):
+            return accumulate_gradients(
+                self._module, self._fabric_optimizer, self.loss, batches, fabric=self.fabric, clip=clip
+            )
 
     def update(self, iteration: int, learning_rate: float) -> None:
         """One optimiser step with the gradients at hand, then the averages. iteration: 0-based."""
@@ -122,6 +129,16 @@ class Learner:
             self.averaged.load(state.averaged)
         if state.scaler is not None and self.loss_scale is not None:
             self.fabric.strategy.precision.load_state_dict(state.scaler)
+
+
+@contextmanager
+def seeded(fabric: Any, seed: int, iteration: int) -> Iterator[None]:  # noqa: ANN401  as above
+    """Seed torch's generators for one iteration; they are as they were afterwards."""
+    devices = [fabric.device] if fabric.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        state = np.random.SeedSequence([seed, iteration, fabric.global_rank]).generate_state(1, np.uint64)
+        torch.manual_seed(int(state[0]))
+        yield
 
 
 def _copies(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

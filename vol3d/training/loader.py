@@ -22,14 +22,17 @@ _NO_WORKERS = "Cut patches in the main process with --set sampling.workers=0"
 
 
 class PatchSource(Protocol):
-    """A data set: `source[i]` for any i ≥ 0 → image float32 (C, *in), classes int64 (*out), weight float32 (*out)."""
+    """A data set: `source[i]` for any i ≥ 0 → image float32 (C, *in), classes int64 (*out), weight float32 (*out).
+
+    Where values are regressed, `classes` are float32.
+    """
 
     def __getitem__(self, index: int, /) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A micro-batch. image: float32 (N, C, *in). classes: int64 (N, *out). weight: float32 (N, *out)."""
+    """A micro-batch. image: float32 (N, C, *in). classes: int64 or float32 (N, *out). weight: float32 (N, *out)."""
 
     image: Tensor
     classes: Tensor
@@ -183,19 +186,21 @@ def _cut(source: PatchSource, indices: list[int]) -> Batch:
             raise TrainingError(f"patch {index} cannot be cut: {type(error).__name__}: {error}") from error
     try:
         return Batch(
-            _stack([sample["image"] for sample in samples], torch.float32),
-            _stack([sample["classes"] for sample in samples], torch.int64),
-            _stack([sample["weight"] for sample in samples], torch.float32),
+            _stack([sample["image"] for sample in samples]),
+            _stack([sample["classes"] for sample in samples]),
+            _stack([sample["weight"] for sample in samples]),
         )
     except KeyError as error:
         raise TrainingError(f"patch {indices[0]}: expected image, classes and weight, no {error} was found") from error
 
 
-def _stack(parts: list[Any], dtype: torch.dtype) -> Tensor:
+def _stack(parts: list[Any]) -> Tensor:
+    """One tensor, (N, …): int64 of integers, else float32."""
     tensors = [torch.as_tensor(part) for part in parts]
     shapes = {tuple(tensor.shape) for tensor in tensors}
     if len(shapes) != 1:
         raise TrainingError(f"expected patches of one shape in a batch, found {sorted(shapes)}")
+    dtype = torch.float32 if tensors[0].is_floating_point() else torch.int64
     stacked = torch.empty((len(tensors), *tensors[0].shape), dtype=dtype)
     if get_worker_info() is not None:
         stacked = _shared(stacked)

@@ -15,6 +15,7 @@ class FitSettings:
     of a step, on every process. workers: data processes, 0 cuts patches in this one. gradient_clip: largest norm of
     the gradient or None. ema_decay: averaged weights or None. channels_last: memory layout of the convolutions.
     compile: through `torch.compile`. checkpoint_seconds: time between two checkpoints.
+    seed: of what a network draws at random while it learns.
     """
 
     iterations: int
@@ -32,6 +33,7 @@ class FitSettings:
     channels_last: bool = False
     compile: bool = False
     checkpoint_seconds: float = 300.0
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if min(self.iterations, self.batch_size, self.accumulate) < 1 or self.workers < 0:

@@ -24,8 +24,8 @@ class Loss(Protocol):
         """Weight of every voxel."""
         ...
 
-    def __call__(self, logits: Tensor, classes: Tensor, weight: Tensor, total: Tensor | None, /) -> Tensor:
-        """The loss."""
+    def __call__(self, logits: Any, classes: Tensor, weight: Tensor, total: Tensor | None, /) -> Tensor:
+        """The loss. logits: what the network answers: a tensor, or several of them with deep supervision."""
         ...
 
 

@@ -44,7 +44,7 @@ def time_steps(  # noqa: PLR0913, PLR0917 RUF100  the parts of `fit`
     marks = [time.monotonic()]
     with named_worker_faults(), closing(stream):
         for iteration, batches in enumerate(stream):
-            learner.gradients(learner.to_device(batches)).read()
+            learner.gradients(learner.to_device(batches), iteration).read()
             learner.update(iteration, settings.learning_rate)
             marks.append(time.monotonic())
             if len(marks) > 2 and fabric.world_size == 1 and marks[-1] - marks[0] > limit_seconds:

@@ -44,10 +44,11 @@ def cut_patch(  # noqa: PLR0913, PLR0917  three arrays, what was drawn, and wher
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One patch around the voxel `anchor_volume`, which comes to lie at `anchor_patch` (voxels of the input patch).
 
-    image: (C, X, Y, Z). classes: class indices (X, Y, Z). labeled_weight: (X, Y, Z), 0 where unlabeled, else the
-    voxel's weight (bool or float). size: input patch; margin: input − output per axis. params None: an exact crop.
-    Returns image float32 (C, *size), read linearly; classes int64 and weight float32 (*output), nearest. Classes are
-    0 where the weight is 0, so codes under unlabeled voxels never leave the volume.
+    image: (C, X, Y, Z). classes: class indices (X, Y, Z), or values to regress, floating point. labeled_weight:
+    (X, Y, Z), 0 where unlabeled, else the voxel's weight (bool or float). size: input patch; margin: input − output per
+    axis. params None: an exact crop.
+    Returns image float32 (C, *size), read linearly; classes int64 (values: float32) and weight float32 (*output),
+    nearest. Classes and values are 0 where the weight is 0, so what is under unlabeled voxels never leaves the volume.
     """
     inner = output_box(size, margin)
     if params is None or params.is_identity:
@@ -63,7 +64,8 @@ def cut_patch(  # noqa: PLR0913, PLR0917  three arrays, what was drawn, and wher
         codes = resample(classes[None], answers, "nearest")[0]
         weight = resample(labeled_weight[None], answers, "nearest")[0]
     weight = weight.to(torch.float32)
-    return patch.to(torch.float32), codes.to(torch.int64).masked_fill_(weight == 0, 0), weight
+    kind = torch.float32 if codes.is_floating_point() else torch.int64
+    return patch.to(torch.float32), codes.to(kind, copy=True).masked_fill_(weight == 0, 0), weight
 
 
 def _crop(array: Array, box: Box) -> Tensor:

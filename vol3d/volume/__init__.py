@@ -2,7 +2,7 @@
 
 from vol3d.volume.affine import Affine, Orientation
 from vol3d.volume.box import Box
-from vol3d.volume.labels import LabelClass, LabelTable, SparseLabels
+from vol3d.volume.labels import LabelClass, LabelTable, SparseLabels, default_color
 from vol3d.volume.slab import Slab
 from vol3d.volume.volume import StoredForms, Volume
 
@@ -16,4 +16,6 @@ __all__ = [
     "SparseLabels",
     "StoredForms",
     "Volume",
+    "default_color",
+    "default_color",
 ]

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
 from vol3d.config import Config, DataConfig, LabelsConfig
+from vol3d.errors import ConfigError
+from vol3d.workflows.case_evaluations import CaseEvaluations
 from vol3d.workflows.check import Check
 from vol3d.workflows.check import check as _check
-from vol3d.workflows.evaluate import Evaluation
-from vol3d.workflows.evaluate import evaluate as _evaluate
+from vol3d.workflows.evaluate import AnyEvaluation, Scoring, Task, evaluate_task
+from vol3d.workflows.evaluate_cases import evaluate_cases, is_several
+from vol3d.workflows.evaluations import (
+    Evaluation,
+    InstanceEvaluation,
+    PanopticEvaluation,
+    RegressionEvaluation,
+)
 from vol3d.workflows.info import info
 from vol3d.workflows.listener import Listener
 from vol3d.workflows.models import find_model
@@ -25,6 +33,20 @@ if TYPE_CHECKING:
 __all__ = ["check", "evaluate", "info", "load_model", "predict", "train"]
 
 Slices = dict[str, Sequence[int]] | None
+Several = list[Any] | tuple[Source, ...]
+
+
+class EvaluateOptions(TypedDict, total=False):
+    """Keyword arguments of `evaluate` that every task has; see there."""
+
+    unlabeled: int | Sequence[int] | None
+    annotated_slices: Slices
+    leave_out: Source | Several | None
+    spacing_mm: Spacing
+    surface: bool
+    tolerance_mm: float | None
+    divisor: int | None
+    things: Sequence[int] | None
 
 
 def train(  # noqa: PLR0913  keyword arguments of a verb
@@ -122,18 +144,61 @@ def predict(  # noqa: PLR0913  keyword arguments of a verb
     return run(scan, model, output, options=options, spacing_mm=spacing_mm, listener=listener)
 
 
+@overload
 def evaluate(
-    prediction: Source,
-    reference: Source,
+    prediction: Source, reference: Source, *, task: Literal["semantic"] = "semantic", **options: Unpack[EvaluateOptions]
+) -> Evaluation: ...
+@overload
+def evaluate(
+    prediction: Source, reference: Source, *, task: Literal["instances"], **options: Unpack[EvaluateOptions]
+) -> InstanceEvaluation: ...
+@overload
+def evaluate(
+    prediction: Source, reference: Source, *, task: Literal["panoptic"], **options: Unpack[EvaluateOptions]
+) -> PanopticEvaluation: ...
+@overload
+def evaluate(
+    prediction: Source, reference: Source, *, task: Literal["regression"], **options: Unpack[EvaluateOptions]
+) -> RegressionEvaluation: ...
+@overload
+def evaluate(
+    prediction: Several, reference: Several, *, task: Task = "semantic", **options: Unpack[EvaluateOptions]
+) -> CaseEvaluations: ...
+
+
+def evaluate(  # noqa: PLR0913  keyword arguments of a verb
+    prediction: Source | Several,
+    reference: Source | Several,
     *,
+    task: Task = "semantic",
     unlabeled: int | Sequence[int] | None = None,
     annotated_slices: Slices = None,
-    leave_out: Source | None = None,
+    leave_out: Source | Several | None = None,
     spacing_mm: Spacing = None,
-) -> Evaluation:
-    """Score a prediction on the labeled voxels of a reference; see `vol3d.workflows.evaluate.evaluate`."""
-    labels = _meaning(unlabeled, annotated_slices, dense=False)
-    return _evaluate(prediction, reference, labels=labels, leave_out=leave_out, spacing_mm=spacing_mm)
+    surface: bool = False,
+    tolerance_mm: float | None = None,
+    divisor: int | None = None,
+    things: Sequence[int] | None = None,
+) -> AnyEvaluation | CaseEvaluations:
+    """Score a prediction on the labeled voxels of a reference; see `vol3d.workflows.evaluate`.
+
+    task: what the voxels hold: "semantic" class codes, "instances" object numbers, "panoptic" class × `divisor` +
+    object number, "regression" values. surface: also distances between surfaces in mm, with the surface Dice at
+    `tolerance_mm`. things: panoptic classes whose objects count one by one.
+    Lists of predictions and references (files, folders, globs, paired by name; or arrays, by order) are several cases:
+    the result is a `CaseEvaluations` with every case, mean and standard deviation.
+    """
+    meaning = _meaning(unlabeled, annotated_slices, dense=False)
+    scoring = Scoring(task, meaning, surface, tolerance_mm, divisor, None if things is None else tuple(things))
+    if isinstance(prediction, (list, tuple)) and isinstance(reference, (list, tuple)):
+        left_out = leave_out if leave_out is None or isinstance(leave_out, (list, tuple)) else [leave_out]
+        return evaluate_cases(prediction, reference, scoring, leave_out=left_out, spacing_mm=spacing_mm)
+    refusal = ConfigError("several cases are given as lists, folders and globs too: evaluate([...], [...])")
+    if isinstance(prediction, (list, tuple)) or isinstance(reference, (list, tuple)):
+        raise refusal
+    if isinstance(leave_out, (list, tuple)) or is_several(prediction) or is_several(reference):
+        raise refusal
+    return evaluate_task(prediction, reference, scoring, leave_out=leave_out, spacing_mm=spacing_mm)
 
 
 def check(

@@ -14,7 +14,7 @@ from vol3d.workflows.listener import Listener
 from vol3d.workflows.plan import Plan
 
 if TYPE_CHECKING:
-    from vol3d.losses import SparseLoss
+    from vol3d.workflows.objective import AnyLoss
     from vol3d.workflows.validation import HeldOut
 
 REESTIMATION_BATCHES = 40
@@ -48,7 +48,7 @@ class Budget:
         self,
         network: torch.nn.Module,
         patches: PatchSource,
-        loss: SparseLoss,
+        loss: AnyLoss,
         settings: FitSettings,
         fabric: lightning_fabric.Fabric,
         held: HeldOut,

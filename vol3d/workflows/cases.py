@@ -14,28 +14,11 @@ from vol3d.config import Config
 from vol3d.errors import ConfigError, LabelError
 from vol3d.transforms import Preprocessing
 from vol3d.volume import SparseLabels, Volume
-from vol3d.workflows.labels import LabelMeaning, decide
+from vol3d.workflows.case import Case
+from vol3d.workflows.gaps import with_border_weights
 from vol3d.workflows.listener import Listener
-from vol3d.workflows.sources import Source, Spacing, content_hash, image_volume, label_volume
-
-
-@dataclass(frozen=True, eq=False)
-class Case:
-    """One scan ready for training, on its prepared grid (closest RAS, target spacing).
-
-    image: float32 (C, X, Y, Z), normalised. labels: same grid. scan: geometry facts of the file as it came.
-    """
-
-    name: str
-    image: torch.Tensor
-    labels: SparseLabels
-    spacing_mm: tuple[float, float, float]
-    scan: dict[str, Any]
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Prepared grid (X, Y, Z)."""
-        return self.labels.shape
+from vol3d.workflows.meaning import Meaning, find_meaning, read_truth
+from vol3d.workflows.sources import Source, Spacing, content_hash, image_volume
 
 
 @dataclass(frozen=True)
@@ -67,10 +50,10 @@ def gather(images: Sequence[Source], labels: Sequence[Source], weights: Sequence
 
 def load(
     files: TrainingFiles, config: Config, preprocessing: Preprocessing, listener: Listener, spacing_mm: Spacing = None
-) -> tuple[list[Case], LabelMeaning]:
+) -> tuple[list[Case], Meaning]:
     """Read every case, refuse what does not fit together, and prepare it. Cases without labels are left out, aloud."""
-    label_volumes = [label_volume(source, config.data, spacing_mm) for source in files.labels]
-    meaning = decide(label_volumes, config.labels)
+    label_volumes = [read_truth(source, config, spacing_mm) for source in files.labels]
+    meaning = find_meaning(label_volumes, config)
     cases: list[Case] = []
     for number, (source, labels) in enumerate(zip(files.images, label_volumes, strict=True)):
         image = image_volume(source, config.data, spacing_mm)
@@ -82,7 +65,8 @@ def load(
         hashes = {"image": content_hash(source), "labels": content_hash(files.labels[number])}
         if files.weights:
             hashes["weights"] = content_hash(files.weights[number])
-        cases.append(_prepare(image, sparse, preprocessing, hashes))
+        case = _prepare(image, sparse, meaning.target(labels), preprocessing, hashes)
+        cases.append(with_border_weights(case, meaning, config.loss))
     if not cases:
         raise LabelError(
             f"{label_volumes[0].name}: expected labeled voxels, found none. Paint some, or mend --unlabeled."
@@ -107,7 +91,13 @@ def _weight(files: TrainingFiles, number: int, image: Volume, config: Config) ->
     return volume.array[0].astype(np.float32)
 
 
-def _prepare(image: Volume, labels: SparseLabels, preprocessing: Preprocessing, hashes: dict[str, str]) -> Case:
+def _prepare(
+    image: Volume,
+    labels: SparseLabels,
+    target: np.ndarray[Any, Any] | None,
+    preprocessing: Preprocessing,
+    hashes: dict[str, str],
+) -> Case:
     prepared = preprocessing.apply(image)
     x, y, z = (float(v) for v in prepared.affine.spacing)
     scan = {
@@ -118,4 +108,8 @@ def _prepare(image: Volume, labels: SparseLabels, preprocessing: Preprocessing, 
         "sha256": hashes,
     }
     fitted = preprocessing.apply_labels(labels, image.affine)  # the two may differ by a hair
-    return Case(image.name, torch.from_numpy(prepared.array), replace(fitted, name=labels.name), (x, y, z), scan)
+    if target is not None:
+        target = preprocessing.apply_labels(replace(labels, classes=target, weight=None), image.affine).classes
+    return Case(
+        image.name, torch.from_numpy(prepared.array), replace(fitted, name=labels.name), (x, y, z), scan, target
+    )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from vol3d.config import AnyNetworkConfig, MonaiConfig, UNetConfig
 from vol3d.networks import activation_values, build, flops, paper_parameter_count, parameter_count
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ _COPIES = {"adamw": 4, "sgd": 3}  # weights, gradients and what the optimiser ke
 
 def plan_lines(plan: Plan) -> list[str]:
     """The plan in words, a line each."""
-    network = build(plan.network, plan.channels, plan.classes)
+    network = build(plan.network, plan.channels, plan.outputs)
     training = plan.config.training
     seconds = step_seconds(plan)
     geometry = plan.geometry
@@ -30,10 +31,8 @@ def plan_lines(plan: Plan) -> list[str]:
         length = f"{_clock(budget)} time budget, about {max(1, int(budget / seconds))} iterations"
     margin = "" if geometry.padded else f"; valid input sizes {', '.join(_rules(plan))}"
     return [
-        f"network: {plan.network.kind}, {plan.network.dimensions}-D, {len(plan.network.encoder)} levels "
-        f"{' '.join(f'({a})' for a in (', '.join(map(str, level)) for level in plan.network.encoder))}, "
-        f"{plan.network.padding} padding, normalization {plan.network.normalization}",
-        f"channels in: {plan.channels}; classes: {plan.classes}",
+        f"network: {describe(plan.network)}{_across(plan)}",
+        f"channels in: {plan.channels}; outputs: {plan.outputs}",
         f"parameters: {parameter_count(network):,} in all; {paper_parameter_count(network):,} "
         f"without normalization layers, as the paper counts",
         f"margin: {_times(geometry.margin)}; total stride: {_times(geometry.total_stride)}{margin}",
@@ -44,9 +43,31 @@ def plan_lines(plan: Plan) -> list[str]:
     ]
 
 
+def describe(network: AnyNetworkConfig) -> str:
+    """A network in words: its kind, dimensions and whatever else was chosen."""
+    if isinstance(network, UNetConfig):
+        levels = " ".join(f"({', '.join(map(str, level))})" for level in network.encoder)
+        return (
+            f"{network.kind}, {network.dimensions}-D, {len(network.encoder)} levels {levels}, "
+            f"{network.padding} padding, normalization {network.normalization}"
+        )
+    if isinstance(network, MonaiConfig):
+        return f"MONAI's {network.monai}, {network.dimensions}-D, {network.arguments or 'default arguments'}"
+    facts = network.model_dump(exclude={"kind", "dimensions", "kernels", "pooling"}, exclude_none=True)
+    told = ", ".join(f"{name} {' '.join(map(str, v)) if isinstance(v, tuple) else v}" for name, v in facts.items())
+    return f"{network.kind}, {network.dimensions}-D, {told}"
+
+
+def _across(plan: Plan) -> str:
+    if not plan.planes:
+        return ""
+    letters = ", ".join("xyz"[axis] for axis in plan.planes)
+    return f", slice by slice across {letters}" + (" (probabilities averaged)" if len(plan.planes) > 1 else "")
+
+
 def training_bytes(plan: Plan) -> float:
     """Bytes of weights, gradients, optimiser and the activations of one micro-batch."""
-    network = build(plan.network, plan.channels, plan.classes)
+    network = build(plan.network, plan.channels, plan.outputs)
     width = 4 if plan.device.precision == "float32" else 2
     copies = _COPIES[plan.config.training.optimizer] + 1  # and the averaged weights
     stored = activation_values(network, plan.patch) * plan.batch_size
@@ -55,7 +76,7 @@ def training_bytes(plan: Plan) -> float:
 
 def step_seconds(plan: Plan) -> float:
     """Estimated seconds of one iteration, from the arithmetic and a short measurement of the device."""
-    network = build(plan.network, plan.channels, plan.classes)
+    network = build(plan.network, plan.channels, plan.outputs)
     work = _BACKWARD * flops(network, plan.patch) * plan.batch_size * plan.config.training.accumulate
     return work / device_rate(plan.device)
 

@@ -1,50 +1,74 @@
-"""Two label maps → scores per class, on labeled voxels."""
+"""A prediction and a reference → scores: of classes, single objects, both at once, or values per voxel."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vol3d.config import DataConfig, LabelsConfig
-from vol3d.errors import LabelError
-from vol3d.metrics import ClassScore, Contingency
+from vol3d.errors import ConfigError, GeometryError, LabelError
+from vol3d.metrics import Contingency, regression_scores, surface_distances
 from vol3d.volume import LabelTable, Volume
+from vol3d.workflows.evaluations import (
+    Evaluation,
+    InstanceEvaluation,
+    PanopticEvaluation,
+    RegressionEvaluation,
+    SurfaceScore,
+)
 from vol3d.workflows.labels import annotated_planes, code_counts, stored_names, unlabeled_codes
-from vol3d.workflows.sources import Source, Spacing, label_volume
+from vol3d.workflows.sources import Source, Spacing, label_volume, target_volume
+
+__all__ = ["Evaluation", "Scoring", "Task", "evaluate", "evaluate_task"]
+
+Task = Literal["semantic", "instances", "panoptic", "regression"]
+AnyEvaluation = Evaluation | InstanceEvaluation | PanopticEvaluation | RegressionEvaluation
+_DIVISOR = 1000
+_BACKGROUND = "background"
+_SQUARE = 1e-3  # largest cosine between two axes of a grid that still counts as a right angle
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """Scores per class and their means over the classes that occur. voxels: how many were compared."""
+class Scoring:
+    """What is scored, and how.
 
-    scores: tuple[ClassScore, ...]
-    mean_iou: float
-    mean_iou_without_background: float
-    mean_dice: float
-    mean_dice_without_background: float
-    voxels: int
+    task: `semantic`: codes are classes. `instances`: codes are objects, 0 is background. `panoptic`: a code is class ×
+    divisor + instance number. `regression`: values, NaN in the reference means unlabeled.
+    labels: which codes of the reference mean unlabeled, or which slices are annotated. surface: distances between the
+    surfaces of each class, too; tolerance_mm: of the surface Dice, default the longest edge of a voxel. divisor:
+    default 1000. things: class codes whose instances count one by one; default: every class with an instance number
+    other than 0. xform: which to trust where a NIfTI's two geometries disagree.
+    Raises `ConfigError` for an option that the task has no use for.
+    """
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; undefined scores are null."""
-        return {
-            "classes": [
-                {
-                    "code": s.code,
-                    "name": s.name,
-                    "voxels": s.voxels,
-                    **{k: _number(getattr(s, k)) for k in ("iou", "dice", "precision", "recall")},
-                }
-                for s in self.scores
-            ],
-            "mean_iou": _number(self.mean_iou),
-            "mean_iou_without_background": _number(self.mean_iou_without_background),
-            "mean_dice": _number(self.mean_dice),
-            "mean_dice_without_background": _number(self.mean_dice_without_background),
-            "voxels": self.voxels,
-        }
+    task: Task = "semantic"
+    labels: LabelsConfig = field(default_factory=LabelsConfig)
+    surface: bool = False
+    tolerance_mm: float | None = None
+    divisor: int | None = None
+    things: tuple[int, ...] | None = None
+    xform: Literal["sform", "qform"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.task not in ("semantic", "instances", "panoptic", "regression"):
+            raise ConfigError(f"task is semantic, instances, panoptic or regression, found {self.task!r}")
+        if self.surface and self.task != "semantic":
+            raise ConfigError(f"surface distances are of classes: they need the task semantic, found {self.task}")
+        if self.tolerance_mm is not None and not (self.surface and 0 <= self.tolerance_mm < float("inf")):
+            raise ConfigError(
+                f"a tolerance goes with surface distances (--surface) and is 0 mm or more, found {self.tolerance_mm}"
+            )
+        if (self.divisor is not None or self.things is not None) and self.task != "panoptic":
+            raise ConfigError(f"a divisor and things go with the task panoptic, found {self.task}")
+        if self.divisor is not None and self.divisor < 2:
+            raise ConfigError(f"expected a divisor of 2 or more, found {self.divisor}")
+        if self.task == "regression" and (self.labels.unlabeled or self.labels.dense):
+            raise ConfigError(
+                "regression takes no unlabeled code and is never declared dense: NaN in the reference means unlabeled"
+            )
 
 
 def evaluate(
@@ -55,21 +79,147 @@ def evaluate(
     leave_out: Source | None = None,
     spacing_mm: Spacing = None,
     xform: Literal["sform", "qform"] | None = None,
+    surface: bool = False,
+    tolerance_mm: float | None = None,
 ) -> Evaluation:
-    """Score a prediction against a reference on the reference's labeled voxels.
+    """Score predicted classes against a reference on the reference's labeled voxels.
 
     prediction, reference: label maps (files, arrays (X, Y, Z) or Volumes) on one grid. labels: which codes of the
     reference mean unlabeled, or which slices are annotated; without it every voxel counts, except codes that the
     reference file itself names unlabeled. leave_out: sparse labels whose labeled voxels do not count, such as those
     the model was trained on; annotated slices then speak of this file. xform: which to trust where a NIfTI's two
-    geometries disagree.
-    Raises `GeometryError` where the grids differ, `LabelError` where nothing is left to compare.
+    geometries disagree. surface, tolerance_mm: see `Scoring`.
+    Raises `GeometryError` where the grids differ, `LabelError` where nothing is left to compare, and where surfaces
+    are to be measured although the reference has unlabeled voxels.
     """
-    data = DataConfig(xform=xform)
+    config = labels or LabelsConfig()
+    scoring = Scoring(labels=config, surface=surface, tolerance_mm=tolerance_mm, xform=xform)
+    return _semantic(prediction, reference, scoring, leave_out, spacing_mm)
+
+
+def evaluate_task(
+    prediction: Source,
+    reference: Source,
+    scoring: Scoring,
+    *,
+    leave_out: Source | None = None,
+    spacing_mm: Spacing = None,
+) -> AnyEvaluation:
+    """Score one prediction as `scoring` says. Raises as `evaluate` does; see there for the arguments."""
+    if scoring.task == "semantic":
+        return _semantic(prediction, reference, scoring, leave_out, spacing_mm)
+    if leave_out is not None and scoring.task == "regression":
+        raise ConfigError("regression takes no labels to leave out (--except): set NaN in the reference instead")
+    if scoring.task == "regression":
+        return _regression(prediction, reference, scoring, spacing_mm)
+    predicted, truth, mask = _compared(prediction, reference, scoring, leave_out, spacing_mm)
+    what = "objects are compared as a whole" if scoring.task == "instances" else "segments are compared as a whole"
+    _require_dense(truth, mask, leave_out, what, "score classes (--task semantic)")
+    return _instances(predicted, truth) if scoring.task == "instances" else _panoptic(predicted, truth, scoring)
+
+
+def _semantic(
+    prediction: Source, reference: Source, scoring: Scoring, leave_out: Source | None, spacing_mm: Spacing
+) -> Evaluation:
+    predicted, truth, mask = _compared(prediction, reference, scoring, leave_out, spacing_mm)
+    if scoring.surface:
+        _require_dense(truth, mask, leave_out, "surfaces are measured everywhere", "leave --surface out")
+    codes = sorted(code_counts(predicted, mask).keys() | code_counts(truth, mask).keys())
+    table = LabelTable.from_codes(codes, (), stored_names(predicted) | stored_names(truth))
+    chosen = [volume.array[0][mask] for volume in (predicted, truth)]
+    indices = [np.searchsorted(table.codes, values) for values in chosen]
+    counts = Contingency.from_labels(indices[0], indices[1], None, len(table))
+    background = [i for i, c in enumerate(table.classes) if c.name == _BACKGROUND]
+    skip = background[0] if background else None
+    return Evaluation(
+        tuple(counts.scores(table.names, table.codes.tolist())),
+        counts.mean_iou(),
+        counts.mean_iou(without=skip),
+        counts.mean_dice(),
+        counts.mean_dice(without=skip),
+        int(mask.sum()),
+        _surfaces(predicted, truth, table, scoring.tolerance_mm) if scoring.surface else None,
+    )
+
+
+def _surfaces(
+    predicted: Volume, truth: Volume, table: LabelTable, tolerance_mm: float | None
+) -> dict[int, SurfaceScore]:
+    directions = truth.affine.matrix[:3, :3] / truth.affine.spacing
+    if np.abs(directions.T @ directions - np.eye(3)).max() > _SQUARE:
+        raise GeometryError(
+            f"{truth.name}: surface distances need axes at right angles, found a sheared grid. Resample both files."
+        )
+    spacing = truth.spacing_mm
+    edges = [edge for edge, size in zip(spacing, truth.shape, strict=True) if size > 1]
+    tolerance = max(edges or spacing) if tolerance_mm is None else tolerance_mm
+    found = {}
+    for one in table.classes:
+        if one.name == _BACKGROUND:
+            continue
+        distances = surface_distances(predicted.array[0] == one.code, truth.array[0] == one.code, spacing)
+        found[one.code] = SurfaceScore(
+            hausdorff_mm=distances.hausdorff(),
+            hausdorff_95_mm=distances.percentile(95.0),
+            assd_mm=distances.average(),
+            surface_dice=distances.dice(tolerance),
+            tolerance_mm=tolerance,
+        )
+    return found
+
+
+def _instances(predicted: Volume, truth: Volume) -> InstanceEvaluation:
+    from vol3d.metrics.instances import instance_scores
+
+    return InstanceEvaluation(instance_scores(predicted.array[0], truth.array[0]), truth.array[0].size)
+
+
+def _panoptic(predicted: Volume, truth: Volume, scoring: Scoring) -> PanopticEvaluation:
+    from vol3d.metrics.panoptic import panoptic_scores
+
+    divisor = _DIVISOR if scoring.divisor is None else scoring.divisor
+    classes, instances = [], []
+    numbered: set[int] = set()
+    for volume in (predicted, truth):
+        kinds, numbers = np.divmod(volume.array[0].astype(np.uint64), np.uint64(divisor))
+        classes.append(kinds)
+        instances.append(numbers)
+        numbered |= {code // divisor for code in code_counts(volume) if code % divisor}
+    things = tuple(sorted(numbered)) if scoring.things is None else scoring.things
+    scores = panoptic_scores(classes[0], instances[0], classes[1], instances[1], things)
+    stored = stored_names(predicted) | stored_names(truth)
+    names = {code: stored.get(code * divisor, _BACKGROUND if code == 0 else f"class {code}") for code in scores}
+    return PanopticEvaluation(scores, names, things, truth.array[0].size)
+
+
+def _regression(prediction: Source, reference: Source, scoring: Scoring, spacing_mm: Spacing) -> RegressionEvaluation:
+    data = DataConfig(xform=scoring.xform)
+    predicted = target_volume(prediction, data, spacing_mm)
+    truth = target_volume(reference, data, spacing_mm)
+    truth.require_same_grid(predicted)
+    mask = np.isfinite(truth.array[0])
+    planes = annotated_planes(truth, scoring.labels)
+    if planes is not None:
+        mask &= planes
+    if not mask.any():
+        raise LabelError(f"{truth.name}: no voxel is left to compare; every one is NaN or outside --annotated-slices")
+    strange = int(np.count_nonzero(~np.isfinite(predicted.array[0][mask])))
+    if strange:
+        raise LabelError(
+            f"{predicted.name} has {strange} voxel(s) that are NaN where {truth.name} has a value; a prediction must "
+            f"have one there too. Predict again, or set NaN in the reference."
+        )
+    return RegressionEvaluation(regression_scores(predicted.array[0], truth.array[0], mask))
+
+
+def _compared(
+    prediction: Source, reference: Source, scoring: Scoring, leave_out: Source | None, spacing_mm: Spacing
+) -> tuple[Volume, Volume, NDArray[np.bool_]]:
+    """Prediction and reference on one grid, and the voxels that count; bool (X, Y, Z), at least one."""
+    data, config = DataConfig(xform=scoring.xform), scoring.labels
     predicted = label_volume(prediction, data, spacing_mm)
     truth = label_volume(reference, data, spacing_mm)
     truth.require_same_grid(predicted)
-    config = labels or LabelsConfig()
     slices_of_other = LabelsConfig(unlabeled=config.unlabeled, dense=config.dense) if leave_out is not None else config
     mask = _labeled(truth, slices_of_other)
     if leave_out is not None:
@@ -82,7 +232,7 @@ def evaluate(
         mask &= ~_labeled(drawn, config)
     if not mask.any():
         raise LabelError(f"{truth.name}: no voxel is left to compare; mend --unlabeled or --annotated-slices")
-    return _score(predicted, truth, mask)
+    return predicted, truth, mask
 
 
 def _labeled(volume: Volume, config: LabelsConfig) -> NDArray[np.bool_]:
@@ -92,23 +242,15 @@ def _labeled(volume: Volume, config: LabelsConfig) -> NDArray[np.bool_]:
     return mask & ~np.isin(volume.array[0], unlabeled) if unlabeled else mask
 
 
-def _score(predicted: Volume, truth: Volume, mask: NDArray[np.bool_]) -> Evaluation:
-    codes = sorted(code_counts(predicted, mask).keys() | code_counts(truth, mask).keys())
-    table = LabelTable.from_codes(codes, (), stored_names(predicted) | stored_names(truth))
-    chosen = [volume.array[0][mask] for volume in (predicted, truth)]
-    indices = [np.searchsorted(table.codes, values) for values in chosen]
-    counts = Contingency.from_labels(indices[0], indices[1], None, len(table))
-    background = [i for i, c in enumerate(table.classes) if c.name == "background"]
-    skip = background[0] if background else None
-    return Evaluation(
-        tuple(counts.scores(table.names, table.codes.tolist())),
-        counts.mean_iou(),
-        counts.mean_iou(without=skip),
-        counts.mean_dice(),
-        counts.mean_dice(without=skip),
-        int(mask.sum()),
-    )
-
-
-def _number(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
+def _require_dense(truth: Volume, mask: NDArray[np.bool_], leave_out: Source | None, what: str, otherwise: str) -> None:
+    """Raise where a part of the reference does not count: an object cut by unlabeled voxels has no known extent."""
+    if leave_out is not None:
+        raise LabelError(
+            f"{truth.name}: {what}, so no voxels can be left out (--except). Score without --except, or {otherwise}."
+        )
+    missing = mask.size - int(np.count_nonzero(mask))
+    if missing:
+        raise LabelError(
+            f"{truth.name}: {what}, which needs a dense reference, found {missing} unlabeled voxels of {mask.size}. "
+            f"Give a reference where every voxel is labeled, or {otherwise}."
+        )

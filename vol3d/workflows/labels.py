@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vol3d.config import LabelsConfig
+from vol3d.config import LabelsConfig, TaskSpec
 from vol3d.errors import LabelError
 from vol3d.volume import LabelTable, SparseLabels, Volume
 
@@ -19,11 +19,15 @@ _UNLABELED_NAMES = {"unlabeled", "unlabelled", "ignore", "unknown"}
 
 @dataclass(frozen=True)
 class LabelMeaning:
-    """The classes of a task and how annotated voxels are told from the others. said: one line for the user."""
+    """The classes of a task and how annotated voxels are told from the others.
+
+    table: what the network answers. said: one line for the user. spec: what becomes of the answers.
+    """
 
     table: LabelTable
     config: LabelsConfig
     said: str
+    spec: TaskSpec = field(default_factory=TaskSpec)
 
     def sparse(self, volume: Volume, weight: NDArray[np.float32] | None = None) -> SparseLabels:
         """The labels of one file: (1, X, Y, Z) codes → class indices and mask. Raises `LabelError` on strange codes."""
@@ -33,6 +37,9 @@ class LabelMeaning:
             codes = np.where(mask, codes, self.table.codes[0]).astype(codes.dtype)
         classes, labeled = self.table.encode(codes, volume.name)
         return SparseLabels(classes, labeled if mask is None else labeled & mask, volume.affine, volume.name, weight)
+
+    def target(self, volume: Volume) -> None:
+        """Nothing: classes are all there is to learn."""
 
 
 def annotated_planes(volume: Volume, config: LabelsConfig) -> NDArray[np.bool_] | None:
@@ -83,6 +90,19 @@ def decide(volumes: list[Volume], config: LabelsConfig) -> LabelMeaning:
     volumes: label files (1, X, Y, Z) of codes. Raises `LabelError` where one code covers most of a volume and nobody
     said whether it is a class or unlabeled, and where no voxel is labeled at all.
     """
+    totals, unlabeled = labeled_counts(volumes, config)
+    table = _table(totals, volumes, config, unlabeled)
+    if len(table) < 2:
+        only = table.classes[0]
+        raise LabelError(
+            f"{volumes[0].name}: expected at least two classes among labeled voxels, found only code {only.code}. "
+            f"Background must be annotated too: paint it, or say --dense if 0 is background everywhere."
+        )
+    return LabelMeaning(table, config, _say(table, config, unlabeled))
+
+
+def labeled_counts(volumes: list[Volume], config: LabelsConfig) -> tuple[dict[int, int], tuple[int, ...]]:
+    """(voxels of every code over all labeled voxels, the codes that mean unlabeled); raises as `decide` does."""
     unlabeled = unlabeled_codes(volumes, config)
     totals: dict[int, int] = {}
     for volume in volumes:
@@ -100,14 +120,7 @@ def decide(volumes: list[Volume], config: LabelsConfig) -> LabelMeaning:
     if not totals:
         names = ", ".join(v.name for v in volumes)
         raise LabelError(f"{names}: expected labeled voxels, found none. Paint some slices, or mend --unlabeled.")
-    table = _table(totals, volumes, config, unlabeled)
-    if len(table) < 2:
-        only = table.classes[0]
-        raise LabelError(
-            f"{volumes[0].name}: expected at least two classes among labeled voxels, found only code {only.code}. "
-            f"Background must be annotated too: paint it, or say --dense if 0 is background everywhere."
-        )
-    return LabelMeaning(table, config, _say(table, config, unlabeled))
+    return totals, unlabeled
 
 
 def explained(counts: dict[int, int], unlabeled: tuple[int, ...], config: LabelsConfig) -> bool:
@@ -148,7 +161,12 @@ def _table(
 
 def _say(table: LabelTable, config: LabelsConfig, unlabeled: tuple[int, ...]) -> str:
     classes = ", ".join(f"{c.code} {c.name}" for c in table.classes[:12]) + (" …" if len(table) > 12 else "")
-    parts = [f"{len(table)} classes: {classes}"]
+    return f"{len(table)} classes: {classes}; {say_coverage(config, unlabeled)}"
+
+
+def say_coverage(config: LabelsConfig, unlabeled: tuple[int, ...]) -> str:
+    """In words: which voxels are annotated."""
+    parts = []
     if unlabeled:
         parts.append(f"unlabeled: code {', '.join(map(str, unlabeled))}")
     if config.annotated_slices:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from vol3d.config import AugmentConfig
 from vol3d.sampling import LabeledVoxels, PatchDataset
 from vol3d.transforms import IntensityAugmentation, SpatialAugmentation, cut_patch
 from vol3d.volume import SparseLabels
-from vol3d.workflows.cases import Case
+from vol3d.workflows.case import Case
 
 Triple = tuple[int, int, int]
 
@@ -20,12 +21,15 @@ class PatchCutter:
     """Cuts the patch around a drawn voxel: one grid for image, classes and weights, then gray values.
 
     size: the network's input. margin: input − output; classes and weights are cut for the output only. The drawn
-    voxel lands uniformly anywhere in the output.
+    voxel lands uniformly anywhere in the output. planes: of a 2-D network, the axes across which it sees planes; of
+    several one is drawn for each patch, more often the one in whose plane through the voxel more is labeled.
     """
 
-    def __init__(self, size: Triple, margin: Triple, augment: AugmentConfig) -> None:
-        self._size = size
-        self._margin = margin
+    def __init__(
+        self, size: Sequence[int], margin: Sequence[int], augment: AugmentConfig, planes: Sequence[int] = ()
+    ) -> None:
+        self._size, self._margin = tuple(size), tuple(margin)
+        self._planes = tuple(planes)
         self._spatial = SpatialAugmentation(
             deformation_voxels=augment.deformation_voxels,
             control_spacing_voxels=augment.control_spacing_voxels,
@@ -43,36 +47,55 @@ class PatchCutter:
         )
 
     def __call__(self, case: TrainingCase, voxel: Triple, rng: np.random.Generator) -> dict[str, Any]:
-        """Image float32 (C, *size), classes int64 (*output), weight float32 (*output)."""
-        inside = [m // 2 + int(rng.integers(n - m)) for n, m in zip(self._size, self._margin, strict=True)]
-        params = self._spatial.draw(rng, self._size, case.spacing_mm)
+        """Image float32 (C, *size), classes int64 or values float32 (*output), weight float32 (*output)."""
+        across = self._across(case, voxel, rng)
+        size, margin = _volume(self._size, across, 1), _volume(self._margin, across, 0)
+        inside = [m // 2 + int(rng.integers(n - m)) for n, m in zip(size, margin, strict=True)]
+        params = self._spatial.draw(rng, size, case.spacing_mm)
         image, classes, weight = cut_patch(
             case.image,
             case.classes,
             case.weight,
             params,
             case.spacing_mm,
-            self._size,
-            self._margin,
+            size,
+            margin,
             (inside[0], inside[1], inside[2]),
             voxel,
         )
-        return {"image": self._intensity(image, rng), "classes": classes.long(), "weight": weight}
+        image = self._intensity(image, rng)
+        if across is not None:
+            image, classes, weight = image.squeeze(1 + across), classes.squeeze(across), weight.squeeze(across)
+        return {"image": image, "classes": classes, "weight": weight}
+
+    def _across(self, case: TrainingCase, voxel: Triple, rng: np.random.Generator) -> int | None:
+        """The axis that a 2-D patch has no extent along; None for a 3-D patch."""
+        if len(self._planes) < 2:
+            return self._planes[0] if self._planes else None
+        labeled = np.array([case.labeled_in_plane[axis][voxel[axis]] for axis in self._planes], dtype=float)
+        return int(self._planes[rng.choice(len(self._planes), p=labeled / labeled.sum())])
 
 
 class TrainingCase:
     """A case as tensors, with the labels that train now.
 
-    image: float32 (C, X, Y, Z). classes: (X, Y, Z). weight: float32 (X, Y, Z), 0 where unlabeled.
+    image: float32 (C, X, Y, Z). classes: (X, Y, Z), indices or values to regress. weight: float32 (X, Y, Z), 0 where
+    unlabeled. labeled_in_plane: for every axis, how many voxels are labeled in each plane across it.
     """
 
     def __init__(self, case: Case, labels: SparseLabels) -> None:
         self.image = case.image
         self.spacing_mm = case.spacing_mm
-        kind = np.uint8 if labels.classes.dtype == np.uint8 else np.int32
-        self.classes = torch.from_numpy(labels.classes.astype(kind, copy=False))
+        if case.target is None:
+            kind = np.uint8 if labels.classes.dtype == np.uint8 else np.int32
+            self.classes = torch.from_numpy(labels.classes.astype(kind, copy=False))
+        else:
+            self.classes = torch.from_numpy(case.target)
         weight = labels.labeled.astype(np.float32)
         self.weight = torch.from_numpy(weight if labels.weight is None else weight * labels.weight)
+        self.labeled_in_plane = tuple(
+            labels.labeled.sum(axis=tuple(a for a in range(3) if a != axis)) for axis in range(3)
+        )
 
 
 def patch_dataset(
@@ -82,3 +105,9 @@ def patch_dataset(
     return PatchDataset(
         [TrainingCase(c, s) for c, s in zip(cases, labels, strict=True)], LabeledVoxels(labels), cut, seed
     )
+
+
+def _volume(sizes: tuple[int, ...], across: int | None, thickness: int) -> Triple:
+    """Sizes along a network's axes → along X, Y, Z."""
+    x, y, z = sizes if across is None else (*sizes[:across], thickness, *sizes[across:])
+    return (x, y, z)

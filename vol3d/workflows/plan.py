@@ -2,72 +2,71 @@
 
 from __future__ import annotations
 
-import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vol3d.config import Config, UNetConfig
+from vol3d.config import AnyNetworkConfig, Config, PlannedNetwork
 from vol3d.errors import ConfigError
 from vol3d.networks import NetworkGeometry, network_geometry
+from vol3d.workflows.planned import PAPER_PATCH, Grid, paper_unet, small_network, small_patch
 
 if TYPE_CHECKING:
     from vol3d.workflows.device import Device
 
-_CPU_VOXELS = 48**3
-_CPU_WIDTH = 16
-_LEVELS = 4
-_DEEPEST = 4
+_BATCH = {2: 8, 3: 2}
 _DEFAULT_SECONDS = {"cpu": 600.0, "gpu": 3600.0}
-Triple = tuple[int, int, int]
+_COARSE = 2.0  # how much longer voxels must be along one axis than along the others to go across it
 
-
-@dataclass(frozen=True)
-class Grid:
-    """The prepared grid of one scan: voxels and mm along X, Y, Z."""
-
-    shape: Triple
-    spacing_mm: tuple[float, float, float]
+__all__ = ["Grid", "Plan", "make_plan", "small_network", "small_patch"]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will do. config: without open values. Sizes in voxels along X, Y, Z."""
+    """What a run will do. config: without open values.
+
+    patch: the network's input, voxels along its axes. planes: of a 2-D network, the axes across which it goes slice by
+    slice. outputs: what the network answers per voxel.
+    """
 
     config: Config
-    network: UNetConfig
+    network: AnyNetworkConfig
     geometry: NetworkGeometry
     channels: int
-    classes: int
-    patch: Triple
+    outputs: int
+    patch: tuple[int, ...]
     batch_size: int
     device: Device
+    planes: tuple[int, ...] = ()
 
     @property
-    def output(self) -> Triple:
+    def output(self) -> tuple[int, ...]:
         """The part of a patch that the network answers for."""
-        x, y, z = self.geometry.output_size(self.patch)
-        return (x, y, z)
+        return self.geometry.output_size(self.patch)
 
 
 def make_plan(config: Config, grids: list[Grid], channels: int, names: tuple[str, ...], device: Device) -> Plan:
-    """Fill in what `config` leaves open: network, patch, batch, length of the run, flips. names: of the classes.
+    """Fill in what `config` leaves open: network, patch, batch, length of the run, flips. names: of the outputs.
 
     On a CPU a small same-padded network with patches that fit the spacing; on a GPU the 3D U-Net of Çiçek et al. 2016.
     Raises `ConfigError` where the given values contradict each other.
     """
     grid = _typical(grids)
-    patch, network = config.sampling.patch_size, config.network
-    if network is not None and network.dimensions != 3:
-        raise ConfigError("network.dimensions: volumes are segmented by networks of 3 dimensions, found 2")
-    if network is None:
-        wanted = _three(patch) if patch else _paper_patch() if device.is_gpu else small_patch(grid)
-        network = UNetConfig(padding="valid") if device.is_gpu and not patch else small_network(wanted, grid.spacing_mm)
-        patch = wanted if patch is None else patch
+    wanted = config.network or PlannedNetwork()
+    planes = _planes(config, wanted.dimensions, grid)
+    seen = _seen(grid, planes)
+    patch = None if config.sampling.patch_size is None else _sized(config.sampling.patch_size, wanted.dimensions)
+    if isinstance(wanted, PlannedNetwork):
+        papers = device.is_gpu and patch is None and wanted.plan == "unet"
+        patch = patch or (PAPER_PATCH[wanted.dimensions] if papers else small_patch(seen))
+        network = paper_unet(wanted) if papers else small_network(wanted, patch, seen.spacing_mm)
+    else:
+        network = wanted
     geometry = network_geometry(network)
-    size = _three(patch) if patch else _default_patch(geometry, grid)
+    size = patch or (small_patch(seen) if geometry.padded else PAPER_PATCH[network.dimensions])
     size = _fit(size, geometry, given=config.sampling.patch_size is not None)
-    batch = config.sampling.batch_size or (1 if network.padding == "valid" else 2)
+    batch = config.sampling.batch_size or (_BATCH[network.dimensions] if geometry.padded else 1)
     training = config.training
     changes: dict[str, Any] = {}
     if training.iterations is None and training.time_budget_s is None:
@@ -75,55 +74,43 @@ def make_plan(config: Config, grids: list[Grid], channels: int, names: tuple[str
     settled = config.model_copy(
         update={
             "network": network,
-            "sampling": config.sampling.model_copy(update={"patch_size": size, "batch_size": batch}),
+            "sampling": config.sampling.model_copy(
+                update={"patch_size": size, "batch_size": batch, "planes": tuple("xyz"[a] for a in planes) or None}
+            ),
             "augment": config.augment.model_copy(update=_flips(config, names)),
             "training": training.model_copy(update=changes),
         }
     )
-    return Plan(settled, network, geometry, channels, len(names), size, batch, device)
+    return Plan(settled, network, geometry, channels, len(names), size, batch, device, planes)
 
 
-def small_patch(grid: Grid, voxels: int = _CPU_VOXELS) -> Triple:
-    """About `voxels` voxels, physically as cubic as the scan allows, never larger than the scan."""
-    size = [0.0, 0.0, 0.0]
-    open_axes, left = [0, 1, 2], float(voxels)
-    while open_axes:
-        volume_mm = left * math.prod(grid.spacing_mm[a] for a in open_axes)
-        edge = volume_mm ** (1 / len(open_axes))
-        full = [a for a in open_axes if grid.shape[a] <= edge / grid.spacing_mm[a]]
-        for a in full or open_axes:
-            size[a] = min(edge / grid.spacing_mm[a], float(grid.shape[a]))
-        if not full:
-            break
-        left /= math.prod(size[a] for a in full)
-        open_axes = [a for a in open_axes if a not in full]
-    x, y, z = (max(1, round(n)) for n in size)
-    return (x, y, z)
+def _planes(config: Config, dimensions: int, grid: Grid) -> tuple[int, ...]:
+    """The axes across which a 2-D network goes: as configured, else the coarsest, else (isotropic voxels) all."""
+    chosen = config.sampling.planes
+    if dimensions == 3:
+        if chosen:
+            raise ConfigError("sampling.planes is for networks of 2 dimensions, found 3; leave it out")
+        return ()
+    if chosen:
+        return tuple(sorted({"xyz".index(letter) for letter in chosen}))
+    flat = [axis for axis in range(3) if grid.shape[axis] == 1]
+    by_spacing = sorted(range(3), key=lambda axis: grid.spacing_mm[axis])
+    if flat:
+        return (flat[0],)
+    if grid.spacing_mm[by_spacing[2]] >= _COARSE * grid.spacing_mm[by_spacing[1]]:
+        return (by_spacing[2],)
+    return (0, 1, 2)
 
 
-def small_network(patch: Triple, spacing_mm: tuple[float, float, float], width: int = _CPU_WIDTH) -> UNetConfig:
-    """A same-padded U-Net whose pooling and kernels follow the spacing.
-
-    An axis is pooled, and convolved across, only once its voxels are less than twice as long as the shortest ones
-    of those axes that can still be pooled.
-    """
-    spacing, size = list(spacing_mm), list(patch)
-    kernels: list[Triple] = []
-    pooling: list[Triple] = []
-    for level in range(_LEVELS):
-        long = [size[a] >= 2 * _DEEPEST for a in range(3)]
-        finest = min((spacing[a] for a in range(3) if long[a]), default=max(spacing))
-        fine = [spacing[a] < 2 * finest for a in range(3)]
-        kernels.append(_three([3 if fine[a] and size[a] > 1 else 1 for a in range(3)]))
-        halved = [fine[a] and long[a] for a in range(3)]
-        if level == _LEVELS - 1 or not any(halved):
-            break
-        pooling.append(_three([2 if h else 1 for h in halved]))
-        for a in range(3):
-            if halved[a]:
-                spacing[a], size[a] = 2 * spacing[a], size[a] // 2
-    encoder = tuple((width * 2**level,) * 2 for level in range(len(kernels)))
-    return UNetConfig(encoder=encoder, kernels=tuple(kernels), pooling=tuple(pooling), padding="same")
+def _seen(grid: Grid, planes: tuple[int, ...]) -> Grid:
+    """The grid along the axes that the network sees; for a 2-D network across several axes, of the most typical."""
+    if not planes:
+        return grid
+    if len(planes) == 1:
+        axes = [axis for axis in range(3) if axis != planes[0]]
+        return Grid(tuple(grid.shape[a] for a in axes), tuple(grid.spacing_mm[a] for a in axes))
+    edge, spacing = sorted(grid.shape)[1], sorted(grid.spacing_mm)[1]
+    return Grid((edge, edge), (spacing, spacing))
 
 
 def _flips(config: Config, names: tuple[str, ...]) -> dict[str, float]:
@@ -137,31 +124,24 @@ def _flips(config: Config, names: tuple[str, ...]) -> dict[str, float]:
 def _typical(grids: list[Grid]) -> Grid:
     """Median shape and spacing of the scans."""
     middle = len(grids) // 2
-    shape = [sorted(g.shape[a] for g in grids)[middle] for a in range(3)]
-    x, y, z = (sorted(g.spacing_mm[a] for g in grids)[middle] for a in range(3))
-    return Grid(_three(shape), (x, y, z))
+    shape = tuple(sorted(g.shape[a] for g in grids)[middle] for a in range(3))
+    return Grid(shape, tuple(sorted(g.spacing_mm[a] for g in grids)[middle] for a in range(3)))
 
 
-def _fit(size: Triple, geometry: NetworkGeometry, *, given: bool) -> Triple:
+def _fit(size: tuple[int, ...], geometry: NetworkGeometry, *, given: bool) -> tuple[int, ...]:
     """A size the network takes as it is. A size that was asked for is refused where it does not fit a valid network."""
     if not geometry.padded:
         if given:
             geometry.output_size(size)
             return size
-        return _three(geometry.largest_input([max(n, least) for n, least in zip(size, geometry.smallest, strict=True)]))
-    return _three([-(-n // s) * s for n, s in zip(size, geometry.total_stride, strict=True)])
+        return geometry.largest_input([max(n, least) for n, least in zip(size, geometry.smallest, strict=True)])
+    return tuple(-(-n // s) * s for n, s in zip(size, geometry.total_stride, strict=True))
 
 
-def _default_patch(geometry: NetworkGeometry, grid: Grid) -> Triple:
-    return small_patch(grid) if geometry.padded else _paper_patch()
-
-
-def _paper_patch() -> Triple:
-    return (132, 132, 116)
-
-
-def _three(sizes: Any) -> Triple:  # noqa: ANN401  any sequence of integers
-    if len(sizes) != 3:
-        raise ConfigError(f"expected three sizes, along X, Y and Z, found {list(sizes)}")
-    x, y, z = (int(n) for n in sizes)
-    return (x, y, z)
+def _sized(size: Sequence[int], dimensions: int) -> tuple[int, ...]:
+    if len(size) != dimensions:
+        raise ConfigError(
+            f"sampling.patch_size: expected {dimensions} sizes for a network of {dimensions} dimensions, found "
+            f"{list(size)}"
+        )
+    return tuple(size)

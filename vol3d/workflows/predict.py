@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,25 +20,30 @@ from vol3d.volume import LabelTable, Slab, Volume
 from vol3d.workflows.device import Device, exact, pick_device
 from vol3d.workflows.listener import Listener, Quiet
 from vol3d.workflows.models import find_model
+from vol3d.workflows.outcomes import Outcome, outcome
 from vol3d.workflows.sources import Source, Spacing, image_volume
-from vol3d.workflows.tiling import tile_plan
+from vol3d.workflows.tiling import tile_plans
+
+RESULT_TAGS = (("_seg", "label"), ("_values", "values"))  # of labels, of a regression: tag and HDF5 dataset
 
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """How to predict. tile: the network's input size along X, Y, Z, None plans it for `max_memory_gb`.
+    """How to predict. tile: the network's input size along its axes, None plans it for `max_memory_gb`.
 
-    probabilities: also keep class probabilities. tta: average over flips of the whole volume.
+    probabilities: also keep class probabilities. tta: average over flips of the whole volume. prune: of a U-Net++, how
+    deep it goes.
     """
 
     probabilities: bool = False
     tta: bool = False
-    tile: tuple[int, int, int] | None = None
+    tile: tuple[int, ...] | None = None
     overlap: float = 0.25
     max_memory_gb: float | None = None
     device: str = "auto"
     overwrite: bool = False
     preview: bool = True
+    prune: int | None = None
     data: DataConfig = field(default_factory=DataConfig)
 
 
@@ -46,8 +51,9 @@ class PredictOptions:
 class Prediction:
     """What `predict` returns.
 
-    codes: unsigned (X, Y, Z) on the scan's grid. probabilities: float32 (K, X, Y, Z) or None. path: the written label
-    map, None where nothing was written. preview: the PNG beside it. warnings: what `predict` warned of.
+    codes: (X, Y, Z) on the scan's grid: unsigned class codes; object numbers where objects are told apart; float32
+    values of a regression. table: of the network's outputs. probabilities: float32 (K, X, Y, Z) or None. path: the
+    written file, None where nothing was written. preview: the PNG beside it. warnings: what `predict` warned of.
     """
 
     codes: NDArray[Any]
@@ -75,10 +81,12 @@ def predict(
     Raises `ModelError` where the scan does not fit the model, `FileFormatError` where the output exists.
     """
     choice, tell = options or PredictOptions(), listener or Quiet()
-    target = _target(scan, output)
+    bundle = _bundle(model, tell)
+    target = _target(scan, output, bundle)
     if target is not None:
         require_room(target, choice)
-    bundle = _bundle(model, tell)
+    if choice.prune is not None:
+        bundle = bundle.pruned(choice.prune)
     volume = image_volume(scan, _data(scan, choice.data, bundle, tell), spacing_mm)
     _require_channels(volume, bundle)
     warnings = tuple(unlike_training(volume, bundle.training_range))
@@ -88,40 +96,58 @@ def predict(
     warnings += tuple(intensities_unlike_training(prepared.statistics, bundle.training_range))
     for text in warnings:
         tell.warn(f"{volume.name}: {text}")
-    slabs = run_network(network, prepared, choice, device, tell)
-    classes = len(bundle.labels)
-    probabilities = None
-    if choice.probabilities:
-        probabilities = prepared.undo.probabilities(slabs, classes)
-        indices = probabilities.argmax(axis=0)
-    else:
-        indices = prepared.undo.labels(slabs, classes)
-    codes = bundle.labels.decode(indices)
+    found = outcome(
+        bundle,
+        lambda bare: run_network(network, prepared, choice, device, tell, bundle.task.planes, logits=bare),
+        prepared.undo,
+        volume,
+        probabilities=choice.probabilities and bundle.task.kind != "regression",
+    )
+    if found.said:
+        tell.note(f"{volume.name}: {found.said}")
     preview = None
     if target is not None:
-        names = {c.code: c.name for c in bundle.labels.classes}
-        io.write_labels(target, codes, volume, names=names, overwrite=choice.overwrite)
-        if probabilities is not None:
-            where = io.default_output(target, "_probabilities")
-            channel_names = [c.name for c in bundle.labels.classes]
-            io.write_image(where, probabilities, volume, overwrite=choice.overwrite, channel_names=channel_names)
-            tell.note(f"class probabilities: {where}")
-        if choice.preview:
-            preview = _preview(target, volume, indices, bundle.labels)
-    return Prediction(codes, bundle.labels, probabilities, target, preview, warnings)
+        preview = _write(target, found, volume, bundle, choice, tell)
+    return Prediction(found.array, bundle.labels, found.probabilities, target, preview, warnings)
 
 
-def output_for(scan: str, output: str | None, scans: int) -> str:
+def _write(
+    target: str, found: Outcome, volume: Volume, bundle: ModelBundle, choice: PredictOptions, tell: Listener
+) -> Path | None:
+    """Write what was predicted, its probabilities and its picture; returns the picture."""
+    if found.array.dtype.kind == "f":
+        io.write_image(target, found.array[None], volume, overwrite=choice.overwrite)
+    else:
+        smallest = bundle.task.kind == "semantic"  # object numbers keep their 16 or 32 bits
+        io.write_labels(target, found.array, volume, names=found.names, overwrite=choice.overwrite, smallest=smallest)
+    if found.probabilities is not None:
+        where = io.default_output(target, "_probabilities")
+        channel_names = [c.name for c in bundle.labels.classes]
+        io.write_image(where, found.probabilities, volume, overwrite=choice.overwrite, channel_names=channel_names)
+        tell.note(f"class probabilities: {where}")
+    if not choice.preview:
+        return None
+    path = io.preview_path(io.split_name(target)[0])
+    preview_png(path, volume.array, volume.affine, [("scan", None), ("prediction", found.shown)], found.table)
+    return path
+
+
+def default_target(scan: str, bundle: ModelBundle) -> str:
+    """Where a prediction goes by default: beside the scan, `_seg` in its name, of a regression `_values`."""
+    return io.default_output(scan, *RESULT_TAGS[bundle.task.kind == "regression"])
+
+
+def output_for(scan: str, output: str | None, scans: int, bundle: ModelBundle) -> str:
     """Where the label map of `scan` goes. output: a file (one scan), a folder, or None for beside the scan.
 
     Raises `ConfigError` where several scans would be written to one file.
     """
     if output is None:
-        return io.default_output(scan)
+        return default_target(scan, bundle)
     folder = Path(output)
     if folder.is_dir() or output.endswith("/"):
         folder.mkdir(parents=True, exist_ok=True)
-        file, dataset = io.split_name(io.default_output(scan))
+        file, dataset = io.split_name(default_target(scan, bundle))
         return str(folder / file.name) + (f":{dataset}" if dataset else "")
     if scans > 1:
         raise ConfigError(f"-o {output} is one file, but there are {scans} scans; give a folder that ends in /")
@@ -134,18 +160,24 @@ def run_network(
     choice: PredictOptions,
     device: Device,
     tell: Listener,
+    planes: Sequence[int] = (),
+    *,
+    logits: bool = False,
 ) -> Iterator[Slab]:
-    """Class probabilities of a prepared scan, slab by slab."""
+    """Class probabilities of a prepared scan (logits: the bare answers), slab by slab.
+
+    planes: of a 2-D network, the axes across which it goes slice by slice.
+    """
     _, x, y, z = prepared.array.shape
     settings = InferenceConfig(tile=choice.tile, overlap=choice.overlap, max_memory_gb=choice.max_memory_gb)
-    plan = tile_plan(network, (x, y, z), device, settings)
-    engine = inference.predict_flips if choice.tta else inference.predict_slabs
-    return engine(
+    return inference.predict_axes(
         network,
         prepared.array,
-        plan,
+        tile_plans(network, (x, y, z), device, settings, planes),
+        flip_axes=(0, 1, 2) if choice.tta else (),
         device=device.name,
         precision=device.precision,
+        logits=logits,
         progress=lambda done, total: tell.progress("predicting", done, total, {}),
     )
 
@@ -177,10 +209,10 @@ def intensities_unlike_training(statistics: list[dict[str, float]], training: di
             )
 
 
-def _target(scan: Source, output: str | Path | None) -> str | None:
+def _target(scan: Source, output: str | Path | None, bundle: ModelBundle) -> str | None:
     if output is not None:
         return str(output)
-    return io.default_output(str(scan)) if isinstance(scan, (str, Path)) else None
+    return default_target(str(scan), bundle) if isinstance(scan, (str, Path)) else None
 
 
 def require_room(target: str, choice: PredictOptions) -> None:
@@ -226,10 +258,3 @@ def _require_channels(volume: Volume, bundle: ModelBundle) -> None:
         f"{volume.name} has {volume.channels} channel{'s'[: volume.channels > 1]}; the model expects "
         f"{bundle.in_channels}.{remedy}"
     )
-
-
-def _preview(target: str, volume: Volume, indices: NDArray[Any], table: LabelTable) -> Path:
-    file, _ = io.split_name(target)
-    path = io.preview_path(file)
-    preview_png(path, volume.array, volume.affine, [("scan", None), ("prediction", indices)], table)
-    return path

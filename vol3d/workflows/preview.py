@@ -2,41 +2,76 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vol3d import inference
 from vol3d.report import preview_png
-from vol3d.workflows.tiling import tile_plan
+from vol3d.volume import LabelTable
+from vol3d.workflows.tiling import tile_plans
 
 if TYPE_CHECKING:
     from vol3d.bundle import ModelBundle
     from vol3d.config import InferenceConfig
-    from vol3d.workflows.cases import Case
+    from vol3d.workflows.case import Case
     from vol3d.workflows.device import Device
 
 _PAINTED = 0.5
+_BINS = 8
 
 
 def training_preview(path: Path, bundle: ModelBundle, case: Case, device: Device, settings: InferenceConfig) -> None:
-    """Predict three planes near the middle of `case` that nobody painted, and draw them, in closest RAS."""
+    """Predict three planes near the middle of `case` that nobody painted, and draw them, in closest RAS.
+
+    Where objects are learned, insides and borders are shown; values are shown as ranges.
+    """
     network = bundle.build(device.name)
     middle = _middle(case)
     needed = np.zeros(case.shape, dtype=bool)
     for axis, index in enumerate(middle):
         needed[(slice(None),) * axis + (index,)] = True
-    plan = tile_plan(network, case.shape, device, settings)
-    predicted = np.zeros(case.shape, dtype=case.labels.classes.dtype)
-    slabs = inference.predict_slabs(
-        network, case.image, plan, device=device.name, precision=device.precision, needed=needed
+    known, table = _known(case, bundle)
+    predicted = np.zeros(case.shape, dtype=known.dtype)
+    slabs = inference.predict_axes(
+        network,
+        case.image,
+        tile_plans(network, case.shape, device, settings, bundle.task.planes),
+        device=device.name,
+        precision=device.precision,
+        needed=needed,
+        logits=case.target is not None,
     )
     for slab in slabs:
-        predicted[slab.start : slab.stop] = slab.values.argmax(axis=0)
-    painted = np.where(case.labels.labeled, case.labels.classes.astype(np.int32), -1)
+        answer = slab.values.argmax(axis=0) if case.target is None else _ranges(slab.values[0], case)
+        predicted[slab.start : slab.stop] = answer
+    painted = np.where(case.labels.labeled, known, -1)
     layers = [("scan", None), ("painted", painted), ("prediction", predicted)]
-    preview_png(path, case.image.numpy(), case.labels.affine, layers, bundle.labels, through=middle)
+    preview_png(path, case.image.numpy(), case.labels.affine, layers, table, through=middle)
+
+
+def _known(case: Case, bundle: ModelBundle) -> tuple[NDArray[np.int32], LabelTable]:
+    """(what was painted, as indices; what they are)."""
+    if case.target is None:
+        return case.labels.classes.astype(np.int32), bundle.labels
+    bounds = _bounds(case) * bundle.task.sd + bundle.task.mean
+    names = {k: f"{low:.3g} to {high:.3g}" for k, (low, high) in enumerate(itertools.pairwise(bounds))}
+    return _ranges(case.target, case).astype(np.int32), LabelTable.from_codes(list(names), names=names)
+
+
+def _bounds(case: Case) -> NDArray[Any]:
+    """Values between which the picture's ranges lie, from the 1st to the 99th percentile of what is known."""
+    if case.target is None:
+        raise AssertionError("only a regression has ranges")
+    low, high = np.percentile(case.target[case.labels.labeled], (1, 99))
+    return np.linspace(low, high, _BINS + 1)
+
+
+def _ranges(values: NDArray[Any], case: Case) -> NDArray[Any]:
+    return np.searchsorted(_bounds(case)[1:-1], values)
 
 
 def _middle(case: Case) -> tuple[int, int, int]:

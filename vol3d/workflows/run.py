@@ -20,16 +20,17 @@ from vol3d.errors import ConfigError, ModelError
 from vol3d.training import LogRow, TrainingState
 from vol3d.version import __version__
 from vol3d.workflows.budget import Length
-from vol3d.workflows.cases import Case
+from vol3d.workflows.case import Case
 from vol3d.workflows.listener import Listener
 from vol3d.workflows.models import MODEL_FILE, RUNS
-from vol3d.workflows.validation import HeldOut, HeldOutScore
+from vol3d.workflows.scores import Score
+from vol3d.workflows.validation import HeldOut
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from vol3d.sampling import HoldOut
-    from vol3d.workflows.labels import LabelMeaning
+    from vol3d.workflows.meaning import Meaning
     from vol3d.workflows.plan import Plan
 
 
@@ -58,9 +59,7 @@ class Run:
                 f"put the old files back, or train a new run on the new ones"
             )
 
-    def start(
-        self, plan: Plan, length: Length, meaning: LabelMeaning, splits: Sequence[HoldOut], *, leads: bool
-    ) -> None:
+    def start(self, plan: Plan, length: Length, meaning: Meaning, splits: Sequence[HoldOut], *, leads: bool) -> None:
         """Write down what the run is before its first iteration."""
         if self.length is None:
             self.length = length
@@ -93,18 +92,18 @@ class Run:
         with io.atomic.replace(self.folder / "config.yaml") as temporary:
             temporary.write_text(text, encoding="utf-8")
 
-    def validated(self, iteration: int, score: HeldOutScore) -> None:
+    def validated(self, iteration: int, score: Score) -> None:
         """Write down a score on held-out labels."""
         self.record.setdefault("validations", []).append({"iteration": iteration, **vars(score)})
         report.write_record(self.folder, self.record)
 
-    def scores_until(self, iteration: int) -> list[HeldOutScore]:
+    def scores_until(self, iteration: int, held: HeldOut) -> list[Score]:
         """The scores written down up to an iteration; later ones are forgotten, for they will come again."""
         kept = [entry for entry in self.record.get("validations", []) if entry["iteration"] <= iteration]
         self.record["validations"] = kept
-        return [HeldOutScore.from_json(entry) for entry in kept]
+        return [held.read(entry) for entry in kept]
 
-    def finish(self, score: HeldOutScore | None, iterations: int, seconds: float) -> None:
+    def finish(self, score: Score | None, iterations: int, seconds: float) -> None:
         """Write down how it ended."""
         self.record |= {
             "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -178,19 +177,19 @@ class RunOutput:
         self._run, self._iterations, self._held, self._tell = run, iterations, held, tell
         self._csv = report.MetricsFile(run.folder / "metrics.csv", () if state is None else state.history)
         self._board = report.open_tensorboard(run.folder)
-        self._iou: float | None = None
+        self._score: float | None = None
 
     def log(self, row: LogRow) -> None:
         """Take in one iteration."""
         if row.validation is not None:
-            self._iou = row.validation
+            self._score = row.validation
             self._run.validated(row.iteration, self._held.scores[-1])
         self._csv.add(row)
         if self._board is not None:
             self._board.add_scalar("loss", row.loss, row.iteration)
             if row.validation is not None:
-                self._board.add_scalar("held-out IoU", row.validation, row.iteration)
-        fields = {"loss": row.loss, "IoU": self._iou, "patches/s": row.samples_per_second}
+                self._board.add_scalar(f"held-out {self._held.quantity}", row.validation, row.iteration)
+        fields = {"loss": row.loss, self._held.quantity: self._score, "patches/s": row.samples_per_second}
         self._tell.progress("training", row.iteration, self._iterations, fields)
 
 

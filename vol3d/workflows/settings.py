@@ -73,12 +73,27 @@ def _merge(base: Options, over: Options) -> Options:
             continue
         if value is _CLEAR:
             merged.pop(key, None)
+        elif key == "network":
+            merged[key] = _network(base.get(key), value)
         elif isinstance(value, dict) and key not in _LEAVES:
             child = merged.get(key)
             merged[key] = _merge(child if isinstance(child, dict) else {}, value)
         else:
             merged[key] = value
     return {key: value for key, value in merged.items() if value != {} or key in base}
+
+
+def _network(base: Any, chosen: Options) -> Options:  # noqa: ANN401  whatever a file has there
+    """A network as options choose it, over what a file says. Raises `ConfigError` where they do not go together."""
+    described = isinstance(base, dict) and "plan" not in base and base.get("kind") != "planned"
+    if described and "plan" not in chosen:
+        raise ConfigError(
+            f"the config describes its network in full, so {', '.join(f'--{key}' for key in chosen)} would have to "
+            "change it: mend the config, or choose a network of another size with --network"
+        )
+    if base is None or described:
+        return {"plan": "unet", **chosen}
+    return {**({"plan": base} if isinstance(base, str) else base), **chosen}
 
 
 def _anchor_paths(mapping: Options, folder: Path) -> Options:

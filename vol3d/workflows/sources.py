@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from vol3d import io
 from vol3d.config import DataConfig
 from vol3d.errors import ConfigError, GeometryError
+from vol3d.io.reading import read_target, require_target
 from vol3d.volume import Affine, Volume
 
 Source = str | Path | NDArray[Any] | Volume
@@ -48,6 +49,21 @@ def label_volume(source: Source, data: DataConfig, spacing_mm: Spacing = None) -
             raise ConfigError(f"{volume.name}: label codes must not be negative, found {int(array.min())}")
         array = array.astype(f"u{array.dtype.itemsize}")
     return _with_array(volume, array)
+
+
+def target_volume(source: Source, data: DataConfig, spacing_mm: Spacing = None) -> Volume:
+    """Values per voxel to regress on, as a float32 `Volume` (1, X, Y, Z); NaN stays and means unlabeled.
+
+    Raises `FileFormatError` for infinite values, `GeometryError` for more than one channel.
+    """
+    if isinstance(source, (str, Path)):
+        return read_target(str(source), xform=data.xform)
+    volume = _from_array(source, spacing_mm, "target array")
+    if volume.channels != 1:
+        raise GeometryError(f"{volume.name} has {volume.channels} channels; a target has one")
+    if volume.array.dtype.kind not in "biuf":
+        raise ConfigError(f"{volume.name}: expected real numbers, found dtype {volume.array.dtype}")
+    return _with_array(volume, require_target(volume.array, volume.name))
 
 
 def content_hash(source: Source) -> str:

@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from vol3d.config import InferenceConfig
-from vol3d.inference import TilePlan, bytes_per_voxel, plan_for
+from vol3d.inference import TilePlan, bytes_per_voxel, plan_axes, plan_for
 from vol3d.workflows.device import Device, memory_bytes
 
 Triple = tuple[int, int, int]
 
 
-def tile_plan(
+def tile_plans(
     network: Any,  # noqa: ANN401  any module that states its margin, stride and input sizes
     shape: Triple,
     device: Device,
     settings: InferenceConfig,
-) -> TilePlan:
-    """Tiles for a volume of `shape` (X, Y, Z); settings.tile, overlap and max_memory_gb are obeyed.
+    planes: Sequence[int] = (),
+) -> tuple[TilePlan, ...]:
+    """Tiles for a volume of `shape` (X, Y, Z), as `predict_axes` takes them; settings' sizes and limits are obeyed.
 
-    Raises `ModelError` for a tile the network cannot take, `ResourceError` where not even the smallest tile fits.
+    planes: of a 2-D network, the axes across which it goes slice by slice: a plan for each; of a 3-D one none, and one
+    plan. Raises `ModelError` for a tile the network cannot take, `ResourceError` where not even the smallest tile fits.
     """
     demand = bytes_per_voxel(network, in_channels=network.in_channels, precision=device.precision)
     limit = memory_bytes(device, settings.max_memory_gb)
     host = memory_bytes(Device("cpu"), settings.max_memory_gb) if device.is_gpu else None
-    return plan_for(
-        network,
-        shape,
-        memory_bytes=limit,
-        bytes_per_voxel=demand,
-        tile=settings.tile,
-        overlap=settings.overlap,
-        host_memory_bytes=host,
-    )
+    facts: dict[str, Any] = {
+        "memory_bytes": limit,
+        "bytes_per_voxel": demand,
+        "tile": settings.tile,
+        "overlap": settings.overlap,
+        "host_memory_bytes": host,
+    }
+    return plan_axes(network, shape, planes, **facts) if planes else (plan_for(network, shape, **facts),)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,27 +12,35 @@ import torch
 
 from vol3d import report
 from vol3d.bundle import ModelBundle
-from vol3d.errors import ConfigError
-from vol3d.losses import SparseLoss, class_weights
-from vol3d.networks import build, reestimate
+from vol3d.config import AnyNetworkConfig
+from vol3d.networks import build, load_encoder_weights, reestimate
 from vol3d.sampling import HoldOut, hold_out
-from vol3d.training import FitResult, FitSettings, Stage, TrainingState, fit, load_checkpoint, save_checkpoint
+from vol3d.training import (
+    FitResult,
+    FitSettings,
+    Stage,
+    TrainingState,
+    fit,
+    load_checkpoint,
+    read_encoder_weights,
+    save_checkpoint,
+)
 from vol3d.transforms import Preprocessing
 from vol3d.volume import SparseLabels
 from vol3d.workflows.budget import REESTIMATION_BATCHES, Budget, Length
-from vol3d.workflows.cases import Case
+from vol3d.workflows.case import Case
 from vol3d.workflows.device import exact
-from vol3d.workflows.labels import LabelMeaning
 from vol3d.workflows.listener import Listener
+from vol3d.workflows.meaning import Meaning
 from vol3d.workflows.models import MODEL_FILE
+from vol3d.workflows.objective import make_loss
 from vol3d.workflows.patches import PatchCutter, patch_dataset
 from vol3d.workflows.plan import Plan
 from vol3d.workflows.preview import training_preview
 from vol3d.workflows.processes import agree, open_fabric
 from vol3d.workflows.run import Interrupt, Run, RunOutput, provenance
-from vol3d.workflows.validation import HeldOut, HeldOutScore
-
-_SCORE = "held-out IoU"
+from vol3d.workflows.scores import Score
+from vol3d.workflows.validation import HeldOut
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,7 @@ class TrainResult:
     run: Path
     model: Path | None
     bundle: ModelBundle | None
-    score: HeldOutScore | None
+    score: Score | None
     stopped: bool
     iterations: int
 
@@ -54,7 +62,7 @@ class TrainingRun:
         self,
         plan: Plan,
         cases: list[Case],
-        meaning: LabelMeaning,
+        meaning: Meaning,
         preprocessing: Preprocessing,
         run: Run,
         tell: Listener,
@@ -64,6 +72,7 @@ class TrainingRun:
         self.preprocessing, self.tell, self.budget = preprocessing, tell, budget
         training = plan.config.training
         self.table = meaning.table
+        self.spec = meaning.spec.model_copy(update={"planes": plan.planes})
         self.splits = split_cases(cases, training.hold_out_every)
         for said in dict.fromkeys(split.said for split in self.splits):
             tell.note(said)
@@ -72,31 +81,33 @@ class TrainingRun:
         self.held = HeldOut(
             cases,
             [split.validation for split in self.splits],
-            self.table,
+            meaning,
             exact(device),
             plan.config.inference,
+            planes=plan.planes,
             current=training.batch_statistics == "current",
         )
-        cut = PatchCutter(plan.patch, _triple(plan.geometry.margin), plan.config.augment)
+        cut = PatchCutter(plan.patch, plan.geometry.margin, plan.config.augment, plan.planes)
         everything = [case.labels for case in cases]
-        known = everything if training.refit else [split.training for split in self.splits]
+        self.known = everything if training.refit else [split.training for split in self.splits]
         self.all_patches = patch_dataset(cases, everything, cut, training.seed)
         self.patches = patch_dataset(cases, [s.training for s in self.splits], cut, training.seed)
-        self.loss = SparseLoss(self._class_weights(known), dice=plan.config.loss.dice)
 
     def go(self, resuming: bool) -> TrainResult:
         """Fit, measure, save."""
         generator = torch.Generator().manual_seed(self.plan.config.training.seed)
-        network = build(self.plan.network, self.plan.channels, self.plan.classes, generator=generator)
+        network = build(self.plan.network, self.plan.channels, self.plan.outputs, generator=generator)
+        self._take_encoder(network)
+        loss = make_loss(self.plan.config.loss, self.meaning, self.known, network)
         state: TrainingState | None = None
         if resuming and not any(self.run.checkpoints.glob("checkpoint-*")):
             self.tell.note(f"resuming {self.run.folder} from the beginning: it was stopped before its first checkpoint")
         elif resuming:
             state = load_checkpoint(self.run.checkpoints)
-            self.held.scores = self.run.scores_until(state.iteration)
+            self.held.scores = self.run.scores_until(state.iteration, self.held)
             self.tell.note(f"resuming {self.run.folder} after iteration {state.iteration}")
         length = self.run.length or agree(
-            self.budget.length(network, self.patches, self.loss, self._settings(1), self.fabric, self.held, self.tell),
+            self.budget.length(network, self.patches, loss, self._settings(1), self.fabric, self.held, self.tell),
             self.fabric,
         )
         iterations = length.iterations
@@ -108,7 +119,7 @@ class TrainingRun:
             result = fit(
                 network,
                 stages,
-                self.loss,
+                loss,
                 self._settings(iterations),
                 fabric=self.fabric,
                 start=state,
@@ -124,10 +135,10 @@ class TrainingRun:
     def _finish(self, network: torch.nn.Module, result: FitResult, stages: list[Stage]) -> TrainResult:
         network.load_state_dict(result.weights)
         network.to(self.plan.device.name)
-        if self.plan.config.training.batch_statistics == "reestimate" and self.plan.network.normalization == "batch":
+        if self.plan.config.training.batch_statistics == "reestimate":
             reestimate(network, self._images(stages[-1], result.state.iteration))
         bundle = ModelBundle(
-            network=self.plan.network,
+            network=without_files(self.plan.network),
             in_channels=self.plan.channels,
             weights={name: value.detach().cpu() for name, value in network.state_dict().items()},
             preprocessing=self.preprocessing.to_json(),
@@ -135,6 +146,7 @@ class TrainingRun:
             statistics="current" if self.plan.config.training.batch_statistics == "current" else "running",
             training_range=training_range(self.cases) | {"channel": self.plan.config.data.channel},
             provenance=provenance(self.cases, result.state.iteration),
+            task=self.spec,
         )
         model = self.run.folder / MODEL_FILE
         bundle.save(model)
@@ -143,11 +155,16 @@ class TrainingRun:
         if self.held and stages[-1].dataset is self.patches:
             score = self.held.score(network.eval())
         self.run.finish(score, result.state.iteration, self.budget.elapsed())
-        report.curves_png(self.run.folder / "curves.png", result.history, score_name=_SCORE, marks=_marks(stages))
+        report.curves_png(
+            self.run.folder / "curves.png",
+            result.history,
+            score_name=f"held-out {self.held.quantity}",
+            marks=_marks(stages),
+        )
         self._preview(bundle)
         if score is not None:
             when = ", before they joined the training" if refitted else ""
-            self.tell.note(f"held-out labels{when}: mean IoU {score.mean_iou:.3f}, mean Dice {score.mean_dice:.3f}")
+            self.tell.note(f"held-out labels{when}: {score.said}")
         return TrainResult(self.run.folder, model, bundle, score, False, result.state.iteration)
 
     def _stages(self, length: Length) -> list[Stage]:
@@ -182,18 +199,14 @@ class TrainingRun:
             channels_last=training.channels_last,
             compile=training.compile,
             checkpoint_seconds=60 * training.checkpoint_minutes,
+            seed=training.seed,
         )
 
-    def _class_weights(self, labels: list[SparseLabels]) -> torch.Tensor:
-        kind = self.plan.config.loss.class_weights
-        if isinstance(kind, tuple):
-            if len(kind) != len(self.table):
-                raise ConfigError(
-                    f"loss.class_weights: expected {len(self.table)} numbers, one per class, found {len(kind)}"
-                )
-            return torch.tensor(kind)
-        counts = sum(part.counts(len(self.table)) for part in labels)
-        return torch.from_numpy(class_weights(counts, kind))
+    def _take_encoder(self, network: torch.nn.Module) -> None:
+        """Begin with the weights of a trained encoder, where the configuration names some."""
+        file = getattr(self.plan.network, "encoder_weights", None)
+        if file is not None:
+            self.tell.note(load_encoder_weights(network, read_encoder_weights(file)))
 
     def _images(self, stage: Stage, iterations: int) -> Iterator[torch.Tensor]:
         """Inputs for the statistics of BatchNorm: the first samples of what the last stage learned from."""
@@ -272,6 +285,6 @@ def _none_of(labels: SparseLabels) -> SparseLabels:
     return SparseLabels(labels.classes, np.zeros_like(labels.labeled), labels.affine, labels.name, labels.weight)
 
 
-def _triple(sizes: Sequence[int]) -> tuple[int, int, int]:
-    x, y, z = sizes
-    return (x, y, z)
+def without_files(network: AnyNetworkConfig) -> AnyNetworkConfig:
+    """The network as a model describes it: no names of files, whose contents are in its weights by then."""
+    return network.model_copy(update={"encoder_weights": None}) if hasattr(network, "encoder_weights") else network

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -11,99 +12,90 @@ from vol3d import inference
 from vol3d.config import InferenceConfig
 from vol3d.metrics import Contingency
 from vol3d.networks import current_statistics
-from vol3d.volume import LabelTable, SparseLabels
-from vol3d.workflows.cases import Case
+from vol3d.volume import Slab, SparseLabels
+from vol3d.workflows.case import Case
 from vol3d.workflows.device import Device
-from vol3d.workflows.tiling import tile_plan
-
-
-@dataclass(frozen=True)
-class HeldOutScore:
-    """IoU per class name (nan where a class does not occur) and the means over classes that occur."""
-
-    iou: dict[str, float]
-    mean_iou: float
-    mean_iou_without_background: float
-    mean_dice: float
-    mean_dice_without_background: float
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> HeldOutScore:
-        """From what `vars` gave and JSON kept; null is nan again."""
-
-        def number(found: float | None) -> float:
-            return float("nan") if found is None else float(found)
-
-        means = ("mean_iou", "mean_iou_without_background", "mean_dice", "mean_dice_without_background")
-        return cls({k: number(v) for k, v in value["iou"].items()}, *(number(value[name]) for name in means))
-
-    @property
-    def value(self) -> float:
-        """What the best weights are chosen by: the mean IoU without background, or with it if there is nothing else."""
-        alone = self.mean_iou_without_background
-        return self.mean_iou if np.isnan(alone) else alone
+from vol3d.workflows.meaning import Meaning
+from vol3d.workflows.scores import HeldOutScore, Score, ValueScore
+from vol3d.workflows.tiling import tile_plans
 
 
 class HeldOut:
-    """Predicts the held-out labels' surroundings and scores them. cases and labels in one order; None: nothing held."""
+    """Predicts the held-out labels' surroundings and scores them. cases and labels in one order; None: nothing held.
+
+    meaning: of the labels; planes: of a 2-D network, the axes across which it goes slice by slice.
+    """
 
     def __init__(
         self,
         cases: list[Case],
         labels: list[SparseLabels | None],
-        table: LabelTable,
+        meaning: Meaning,
         device: Device,
         tiling: InferenceConfig,
         *,
-        current: bool,
+        planes: Sequence[int] = (),
+        current: bool = False,
     ) -> None:
         self._pairs = [(c, s) for c, s in zip(cases, labels, strict=True) if s is not None and s.labeled.any()]
-        self._table = table
+        self._table, self._spec = meaning.table, meaning.spec
         self._device = device
         self._tiling = tiling
+        self._planes = planes
         self._current = current
-        self.scores: list[HeldOutScore] = []
+        self.scores: list[Score] = []
 
     def __bool__(self) -> bool:
         return bool(self._pairs)
+
+    @property
+    def quantity(self) -> str:
+        """What is to become high."""
+        return "−RMSE" if self._spec.kind == "regression" else "IoU"
 
     def __call__(self, network: Any) -> float:  # noqa: ANN401  any module that states its margin and stride
         """Score `network` as it is; keeps the whole score in `scores` and returns its `value`."""
         self.scores.append(self.score(network))
         return self.scores[-1].value
 
-    def score(self, network: Any) -> HeldOutScore:  # noqa: ANN401  as above
-        """IoU and Dice of `network` on the held-out voxels."""
+    def score(self, network: Any) -> Score:  # noqa: ANN401  as above
+        """How well `network` does on the held-out voxels."""
+        with current_statistics(network) if self._current else nullcontext():
+            if self._spec.kind == "regression":
+                return self._values(network)
+            return self._classes(network)
+
+    def read(self, value: dict[str, Any]) -> Score:
+        """A score as it was written down."""
+        return ValueScore.from_json(value) if self._spec.kind == "regression" else HeldOutScore.from_json(value)
+
+    def _classes(self, network: Any) -> HeldOutScore:  # noqa: ANN401  as above
         counts = Contingency.empty(len(self._table))
         for case, labels in self._pairs:
-            plan = tile_plan(network, case.shape, self._device, self._tiling)
-            if self._current:
-                with current_statistics(network):
-                    counts += self._compare(network, case, labels, plan)
-            else:
-                counts += self._compare(network, case, labels, plan)
-        background = [i for i, name in enumerate(self._table.names) if name == "background"]
-        skip = background[0] if background else None
-        return HeldOutScore(
-            {name: counts.iou(k) for k, name in enumerate(self._table.names)},
-            counts.mean_iou(),
-            counts.mean_iou(without=skip),
-            counts.mean_dice(),
-            counts.mean_dice(without=skip),
-        )
+            for slab in self._slabs(network, case, labels, logits=False):
+                here = slice(slab.start, slab.stop)
+                winner = slab.values.argmax(axis=0)
+                counts += Contingency.from_labels(winner, labels.classes[here], labels.labeled[here], len(self._table))
+        return HeldOutScore.from_counts(counts, self._table)
 
-    def _compare(self, network: Any, case: Case, labels: SparseLabels, plan: Any) -> Contingency:  # noqa: ANN401
-        counts = Contingency.empty(len(self._table))
-        for slab in inference.predict_slabs(
+    def _values(self, network: Any) -> ValueScore:  # noqa: ANN401  as above
+        predicted, truth = [], []
+        for case, labels in self._pairs:
+            if case.target is None:
+                raise AssertionError("a regression has targets")
+            for slab in self._slabs(network, case, labels, logits=True):
+                here = slice(slab.start, slab.stop)
+                predicted.append(slab.values[0][labels.labeled[here]])
+                truth.append(case.target[here][labels.labeled[here]])
+        return ValueScore.of(np.concatenate(predicted), np.concatenate(truth), self._spec.sd)
+
+    def _slabs(self, network: Any, case: Case, labels: SparseLabels, *, logits: bool) -> Iterator[Slab]:  # noqa: ANN401
+        return inference.predict_axes(
             network,
             case.image,
-            plan,
+            tile_plans(network, case.shape, self._device, self._tiling, self._planes),
             device=self._device.name,
             precision=self._device.precision,
             needed=labels.labeled,
-        ):
-            here = slice(slab.start, slab.stop)
-            counts += Contingency.from_labels(
-                slab.values.argmax(axis=0), labels.classes[here], labels.labeled[here], len(self._table)
-            )
-        return counts
+            logits=logits,
+        )

@@ -1,0 +1,337 @@
+"""Tasks other than one class per voxel, 2-D networks on volumes, and every kind of network: trained and predicted."""
+
+import json
+
+import nibabel
+import numpy as np
+import pytest
+from workflow_parts import TINY, UNLABELED, balls, painted
+
+import vol3d
+from vol3d import io
+from vol3d.bundle import ModelBundle
+from vol3d.cli.main import main
+from vol3d.config import AugmentConfig, PlannedNetwork, parse_config
+from vol3d.errors import ConfigError, LabelError, ModelError
+from vol3d.metrics.instances import instance_scores
+from vol3d.volume import Affine, SparseLabels, Volume
+from vol3d.workflows.case import Case
+from vol3d.workflows.device import Device
+from vol3d.workflows.gaps import with_border_weights
+from vol3d.workflows.labels import decide
+from vol3d.workflows.objects import decide_objects
+from vol3d.workflows.patches import PatchCutter, TrainingCase
+from vol3d.workflows.plan import Grid, make_plan
+from vol3d.workflows.planned import small_network
+from vol3d.workflows.targets import decide_targets
+
+NOTHING = 65535
+CPU = Device("cpu", "float32")
+
+
+def numbered(shape=(30, 28, 26)):
+    """(image, object numbers): a grid of bright cubes with gaps."""
+    numbers = np.zeros(shape, np.uint16)
+    for number, corner in enumerate(np.ndindex(3, 3, 2), 1):
+        x, y, z = (3 + 9 * c for c in corner)
+        numbers[x : x + 6, y : y + 6, z : z + 6] = number
+    noise = np.random.default_rng(0).normal(0, 0.2, shape)
+    return ((numbers > 0) * 2 + noise).astype(np.float32), numbers
+
+
+def sparse(values, unlabeled, count=4):
+    mask = np.zeros(values.shape, bool)
+    for axis in range(3):
+        for index in np.linspace(3, values.shape[axis] - 4, count).round().astype(int):
+            mask[(slice(None),) * axis + (index,)] = True
+    return np.where(mask, values, unlabeled).astype(values.dtype)
+
+
+def volume(array, name="labels"):
+    return Volume(array[None], Affine.from_spacing((1.0, 1.0, 1.0)), name)
+
+
+def longer(iterations, **changes):
+    return TINY | {"training": TINY["training"] | {"iterations": iterations}} | changes
+
+
+def test_instances_from_sparse_slices(tmp_path):
+    image, numbers = numbered()
+    config = longer(150, task="instances", network={"encoder": [[8, 8], [16, 16]]})
+    run = vol3d.train(image, sparse(numbers, NOTHING), unlabeled=NOTHING, config=config, output=tmp_path / "run")
+    bundle = vol3d.load_model(run.run)
+    assert bundle.task.kind == "instances"
+    assert bundle.labels.names == ("background", "object inside", "object border")
+    result = vol3d.predict(image, bundle)
+    assert result.codes.dtype == np.uint16
+    assert instance_scores(result.codes, numbers).f1[0.5] > 0.5
+    tiled = vol3d.predict(image, bundle, tile=(16, 16, 16))
+    assert instance_scores(tiled.codes, result.codes).f1[0.5] > 0.5
+
+
+def test_instances_are_written_without_class_names_and_looked_at(tmp_path):
+    image, numbers = numbered()
+    config = longer(8, task="instances")
+    run = vol3d.train(image, sparse(numbers, NOTHING), unlabeled=NOTHING, config=config, output=tmp_path / "run")
+    scan = str(tmp_path / "scan.nii.gz")
+    io.write_image(scan, image[None], volume(image))
+    result = vol3d.predict(scan, run.bundle, probabilities=True)
+    assert result.path == str(tmp_path / "scan_seg.nii.gz")
+    assert result.preview.is_file()
+    assert np.array_equal(np.asarray(nibabel.load(result.path).dataobj), result.codes)
+    assert nibabel.load(result.path).get_data_dtype() == np.uint16
+    assert nibabel.load(tmp_path / "scan_seg_probabilities.nii.gz").shape == (*image.shape, 3)
+
+
+def test_panoptic_classes_and_numbers_in_one_map(tmp_path):
+    image, numbers = numbered()
+    codes = np.where(numbers > 0, np.where(numbers % 2 == 0, 2, 1), 0)
+    image = image + (codes == 2) * 3
+    encoded = (codes * 1000 + numbers).astype(np.uint32)
+    config = longer(120, task="panoptic", network={"encoder": [[8, 8], [16, 16]]})
+    run = vol3d.train(image, sparse(encoded, 99), unlabeled=99, config=config, output=tmp_path / "run")
+    assert run.bundle.labels.names == (
+        "background",
+        "class 1 inside",
+        "class 1 border",
+        "class 2 inside",
+        "class 2 border",
+    )
+    predicted = vol3d.predict(image, run.bundle).codes.astype(np.int64)
+    assert set(np.unique(predicted // 1000)) <= {0, 1, 2}
+    assert ((predicted % 1000 > 0) == (predicted // 1000 > 0)).all()
+    agreed = predicted // 1000 == codes
+    assert agreed.mean() > 0.8
+
+
+def test_panoptic_classes_without_numbers_are_stuff():
+    values = np.zeros((6, 6, 6), np.uint16)
+    values[:3] = 1000
+    values[3:, :3] = 2001
+    meaning = decide_objects(
+        [volume(values)], parse_config({"labels": {"dense": True}}).labels, parse_config({}).instances, panoptic=True
+    )
+    assert meaning.scheme.stuff == (0, 1)
+    assert meaning.scheme.things == (2,)
+    assert meaning.said.startswith("1 objects in background, class 1, class 2")
+
+
+def test_objects_without_background_are_refused():
+    values = np.ones((4, 4, 4), np.uint16)
+    with pytest.raises(LabelError, match="expected objects and background"):
+        decide_objects(
+            [volume(values)],
+            parse_config({"labels": {"dense": True}}).labels,
+            parse_config({}).instances,
+            panoptic=False,
+        )
+
+
+def test_regression_recovers_values_and_their_unit(tmp_path):
+    image, _ = numbered()
+    values = (100 + 40 * image).astype(np.float32)
+    values[~np.isin(np.indices(values.shape)[2], (4, 9, 14, 19))] = np.nan
+    config = longer(80, task="regression")
+    run = vol3d.train(image, values, config=config, output=tmp_path / "run")
+    assert run.bundle.task.mean == pytest.approx(np.nanmean(values), rel=1e-4)
+    truth = 100 + 40 * image
+    scan = str(tmp_path / "scan.nii.gz")
+    io.write_image(scan, image[None], volume(image))
+    result = vol3d.predict(scan, run.bundle)
+    assert result.path == str(tmp_path / "scan_values.nii.gz")
+    stored = nibabel.load(result.path)
+    assert stored.get_data_dtype() == np.float32
+    assert np.array_equal(np.asarray(stored.dataobj), result.codes)
+    error = np.sqrt(np.mean((result.codes - truth) ** 2))
+    assert error < 0.7 * truth.std()
+    assert run.score.r2 > 0.3
+
+
+def test_what_stands_under_unknown_values_changes_nothing(tmp_path):
+    image, _ = numbered()
+    mask = np.indices(image.shape)[2] % 5 == 0
+    hashes = set()
+    for under, options in ((np.nan, {}), (7.0, {"unlabeled": 7})):
+        values = np.where(mask, image, under).astype(np.float32)
+        run = vol3d.train(image, values, config=longer(4, task="regression"), output=tmp_path / str(under), **options)
+        hashes.add(run.bundle.weights_sha256)
+    assert len(hashes) == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "match"),
+    [
+        (np.full((4, 4, 4), np.nan, np.float32), "expected known values"),
+        (np.ones((4, 4, 4), np.float32), "expected values that differ"),
+        (np.array([[[1.0, np.inf]]], np.float32), "found infinite ones"),
+    ],
+)
+def test_values_that_teach_nothing_are_refused(values, match):
+    with pytest.raises(LabelError, match=match):
+        decide_targets([volume(values)], parse_config({}).labels)
+
+
+@pytest.mark.parametrize("planes", [["z"], ["x"], ["x", "y", "z"]])
+def test_a_2d_network_goes_slice_by_slice(planes, tmp_path):
+    image, classes = balls()
+    config = TINY | {
+        "network": {"dimensions": 2, "encoder": [[4, 4], [8, 8]]},
+        "sampling": {"patch_size": [16, 16], "batch_size": 4, "planes": planes},
+    }
+    run = vol3d.train(image, painted(classes), unlabeled=UNLABELED, config=config, output=tmp_path / "run")
+    bundle = ModelBundle.load(run.model)
+    assert bundle.task.planes == tuple("xyz".index(letter) for letter in planes)
+    result = vol3d.predict(image, bundle, probabilities=True)
+    assert result.probabilities.shape == (2, *image.shape)
+    assert np.allclose(result.probabilities.sum(0), 1, atol=1e-5)
+    if planes == ["z"]:
+        shuffled = image.copy()
+        # the same values in another order, so that normalisation stays the same
+        shuffled[..., 4] = np.random.default_rng(0).permutation(image[..., 4].ravel()).reshape(image.shape[:2])
+        other = vol3d.predict(shuffled, bundle, probabilities=True).probabilities
+        assert np.allclose(np.delete(other, 4, -1), np.delete(result.probabilities, 4, -1), atol=1e-5)
+
+
+def test_a_2d_patch_lies_in_the_plane_that_was_painted():
+    labeled = np.zeros((12, 12, 12), bool)
+    labeled[5] = True
+    labels = SparseLabels(np.ones(labeled.shape, np.uint8), labeled, Affine.from_spacing((1, 1, 1)))
+    image = np.random.default_rng(0).random((1, *labeled.shape)).astype(np.float32)
+    import torch
+
+    case = Case("scan", torch.from_numpy(image), labels, (1.0, 1.0, 1.0), {})
+    still = AugmentConfig(spatial_probability=0, gamma_probability=0, flip_probability=0)
+    cut = PatchCutter((8, 8), (2, 2), still, (0, 1, 2))
+    rng = np.random.default_rng(0)
+    shares = []
+    for _ in range(40):
+        patch = cut(TrainingCase(case, labels), (5, 6, 6), rng)
+        assert patch["image"].shape == (1, 8, 8)
+        assert patch["classes"].shape == patch["weight"].shape == (6, 6)
+        shares.append(float(patch["weight"].mean()))
+    assert np.mean(np.array(shares) == 1) > 0.7  # 144 of 168 labeled voxels around it lie in that plane
+    assert all(share > 0 for share in shares)
+
+
+KINDS = [
+    "unet",
+    "fcn",
+    "unet_plus_plus",
+    "unet3plus",
+    "deeplab_v3_plus",
+    "encoder_unet",
+    {"monai": "SegResNet", "arguments": {"init_filters": 8, "blocks_down": [1, 1], "blocks_up": [1]}},
+]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_every_kind_trains_saves_and_predicts(kind, dimensions, tmp_path):
+    image, classes = balls()
+    network = {"plan": kind, "width": 4} if isinstance(kind, str) else dict(kind)
+    config = TINY | {
+        "network": network | {"dimensions": dimensions},
+        "sampling": {"patch_size": [32] * dimensions, "batch_size": 2},
+        "training": TINY["training"] | {"iterations": 2},
+    }
+    run = vol3d.train(image, painted(classes), unlabeled=UNLABELED, config=config, output=tmp_path / "run")
+    one = vol3d.predict(image, run.bundle, probabilities=True)
+    two = vol3d.predict(image, ModelBundle.load(run.model), probabilities=True)
+    assert np.array_equal(one.probabilities, two.probabilities)
+    assert np.allclose(one.probabilities.sum(0), 1, atol=1e-5)
+
+
+def test_a_unet_plus_plus_is_pruned_when_it_predicts(tmp_path):
+    image, classes = balls()
+    config = TINY | {"network": {"kind": "unet_plus_plus", "widths": [4, 8, 8]}}
+    run = vol3d.train(image, painted(classes), unlabeled=UNLABELED, config=config, output=tmp_path / "run")
+    pruned = run.bundle.pruned(1)
+    assert len(pruned.weights) < len(run.bundle.weights)
+    assert vol3d.predict(image, pruned).codes.shape == image.shape
+    with pytest.raises(ModelError):
+        run.bundle.pruned(3)
+
+
+def test_dropout_does_not_make_a_run_irreproducible(tmp_path):
+    image, classes = balls()
+    config = TINY | {"network": {"plan": "fcn", "width": 2}, "sampling": {"patch_size": [32] * 3, "batch_size": 1}}
+    runs = [
+        vol3d.train(image, painted(classes), unlabeled=UNLABELED, config=config, output=tmp_path / n, seed=3)
+        for n in ("a", "b")
+    ]
+    assert runs[0].bundle.weights_sha256 == runs[1].bundle.weights_sha256
+
+
+def test_border_weights_raise_the_gap_between_objects():
+    classes = np.zeros((20, 20, 1), np.uint8)
+    classes[2:9], classes[11:18] = 1, 1
+    labeled = np.ones(classes.shape, bool)
+    labels = SparseLabels(classes, labeled, Affine.from_spacing((1, 1, 1)))
+    import torch
+
+    case = Case("scan", torch.zeros(1, *classes.shape), labels, (1.0, 1.0, 1.0), {})
+    meaning = decide([volume(classes)], parse_config({"labels": {"dense": True}}).labels)
+    loss = parse_config({"loss": {"border": 10}}).loss
+    weight = with_border_weights(case, meaning, loss).labels.weight
+    assert weight[9, 10, 0] > 5 > weight[19, 10, 0] >= 1
+    assert with_border_weights(case, meaning, parse_config({}).loss) is case
+    with pytest.raises(ConfigError, match="codes among"):
+        with_border_weights(case, meaning, parse_config({"loss": {"border": 1, "border_classes": [4]}}).loss)
+
+
+GRID = [Grid((100, 100, 100), (0.127, 0.127, 0.284))]
+
+
+@pytest.mark.parametrize(
+    ("grid", "planes"),
+    [
+        (Grid((512, 512, 30), (4.0, 4.0, 50.0)), (2,)),
+        (Grid((30, 512, 512), (50.0, 4.0, 4.0)), (0,)),
+        (Grid((64, 64, 64), (1.0, 1.0, 1.2)), (0, 1, 2)),
+        (Grid((64, 1, 64), (1.0, 1.0, 1.2)), (1,)),
+    ],
+)
+def test_planes_follow_the_voxels(grid, planes):
+    plan = make_plan(parse_config({"network": {"plan": "unet", "dimensions": 2}}), [grid], 1, ("a", "b"), CPU)
+    assert plan.planes == planes
+    assert len(plan.patch) == 2
+    assert parse_config(plan.config.to_json()) == plan.config
+
+
+def test_planes_are_for_2d_networks():
+    config = parse_config({"sampling": {"planes": ["z"]}})
+    with pytest.raises(ConfigError, match="2 dimensions"):
+        make_plan(config, GRID, 1, ("a", "b"), CPU)
+    with pytest.raises(ConfigError, match="expected 2 sizes"):
+        make_plan(
+            parse_config({"network": {"plan": "fcn", "dimensions": 2}, "sampling": {"patch_size": [64, 64, 64]}}),
+            GRID,
+            1,
+            ("a", "b"),
+            CPU,
+        )
+
+
+@pytest.mark.parametrize("kind", ["unet", "fcn", "unet_plus_plus", "unet3plus", "deeplab_v3_plus", "encoder_unet"])
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_a_coarse_axis_is_not_strided_first(kind, dimensions):
+    spacing = (1.0, 4.0) if dimensions == 2 else (1.0, 1.0, 4.0)
+    network = small_network(PlannedNetwork(plan=kind, dimensions=dimensions, width=8), (64,) * dimensions, spacing)
+    assert network.total_stride[-1] < network.total_stride[0]
+
+
+def test_the_command_line_chooses_network_and_task(tmp_path, capsys):
+    image, numbers = numbered()
+    io.write_image(str(tmp_path / "scan.nii.gz"), image[None], volume(image))
+    io.write_labels(str(tmp_path / "drawn.nii.gz"), sparse(numbers, NOTHING), volume(image), names=None)
+    files = ["-i", str(tmp_path / "scan.nii.gz"), "-l", str(tmp_path / "drawn.nii.gz"), "--unlabeled", str(NOTHING)]
+    args = ["--task", "instances", "--network", "unet_plus_plus", "--width", "4", "--dimensions", "2", "--planes", "z"]
+    assert main(["train", *files, *args, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "unet_plus_plus, 2-D" in said
+    assert "slice by slice across z" in said
+    assert "outputs: 3" in said
+    config = tmp_path / "full.yaml"
+    config.write_text(json.dumps({"network": {"encoder": [[4], [8]]}}))
+    assert main(["train", str(config), *files, "--width", "4", "--dry-run"]) == 2
+    assert "describes its network in full" in capsys.readouterr().err

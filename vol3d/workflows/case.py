@@ -1,0 +1,32 @@
+"""One scan and what is known of it, ready for training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from vol3d.volume import SparseLabels
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One scan ready for training, on its prepared grid (closest RAS, target spacing).
+
+    image: float32 (C, X, Y, Z), normalised. labels: same grid. scan: geometry facts of the file as it came. target:
+    values to regress, float32 (X, Y, Z), or None where classes are learned.
+    """
+
+    name: str
+    image: torch.Tensor
+    labels: SparseLabels
+    spacing_mm: tuple[float, float, float]
+    scan: dict[str, Any]
+    target: np.ndarray[Any, Any] | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Prepared grid (X, Y, Z)."""
+        return self.labels.shape

@@ -1,0 +1,53 @@
+"""The U-Net's border weights for a training case: gaps between objects count more."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from vol3d.config import LossConfig
+from vol3d.errors import ConfigError
+from vol3d.losses import border_weights
+from vol3d.workflows.case import Case
+from vol3d.workflows.meaning import Meaning
+from vol3d.workflows.objects import annotated
+
+
+def with_border_weights(case: Case, meaning: Meaning, loss: LossConfig) -> Case:
+    """The case with every labeled voxel's weight raised where it lies between objects; as it is where w0 is 0.
+
+    Objects are the connected parts of the classes `loss.border_classes`; where objects are learned, their insides.
+    Raises `ConfigError` where that makes no sense.
+    """
+    if not loss.border:
+        return case
+    labels = case.labels
+    foreground = np.isin(labels.classes, _object_indices(meaning, loss))
+    weights = border_weights(
+        foreground,
+        labels.labeled,
+        case.spacing_mm,
+        planes=annotated(labels.labeled),
+        w0=loss.border,
+        sigma_mm=loss.border_sigma_mm,
+    )
+    if labels.weight is not None:
+        weights = weights * labels.weight
+    return replace(case, labels=replace(labels, weight=weights))
+
+
+def _object_indices(meaning: Meaning, loss: LossConfig) -> list[int]:
+    """Which of the network's answers are objects."""
+    table = meaning.table
+    if meaning.spec.kind == "regression":
+        raise ConfigError("loss.border is for classes; leave it out of a regression")
+    if meaning.spec.kind != "semantic":
+        return [index for index, name in enumerate(table.names) if name.endswith(" inside")]
+    codes = table.codes.tolist()
+    if loss.border_classes is None:
+        return list(range(1, len(table)))
+    strange = sorted(set(loss.border_classes) - set(codes))
+    if strange:
+        raise ConfigError(f"loss.border_classes: expected codes among {codes}, found {strange[0]}")
+    return [codes.index(code) for code in loss.border_classes]
