@@ -26,7 +26,7 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "networks.jsonl"
 PAGE = HERE.parent / "docs" / "networks.md"
 BEGIN, END = "<!-- table: python benchmarks/networks.py DATA -->", "<!-- end of table -->"
-WIDTH = {3: 12, 2: 24}
+WIDTH = {3: 12, 2: 16}
 DATA = {"nuclei_a": 3, "isbi2012_em": 2}
 NETWORKS = {
     "U-Net": {"plan": "unet"},

@@ -72,8 +72,8 @@ SMALL: dict[str, Callable[[int], AnyNetworkConfig]] = {
     "encoder unet": lambda d: _encoder_unet(dimensions=d),
     "encoder unet flat": lambda d: _encoder_unet(dimensions=d, flat_axes=(1,), up="transposed", normalization="group"),
     "deeplab": lambda d: _deeplab(dimensions=d),
-    "deeplab stride 8": lambda d: _deeplab(dimensions=d, output_stride=8, normalization="instance"),
-    "deeplab flat": lambda d: _deeplab(dimensions=d, encoder="resnet50", flat_axes=(0,), normalization="group"),
+    "deeplab stride 8": lambda d: _deeplab(dimensions=d, output_stride=8),
+    "deeplab flat": lambda d: _deeplab(dimensions=d, flat_axes=(0,)),
 }
 
 

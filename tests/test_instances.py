@@ -361,20 +361,40 @@ def test_given_up_things_become_the_likeliest_stuff() -> None:
     assert instances_from(probabilities, STREET, UNIT, RAW)[0][2, 2, 2] == 1
 
 
+def _with_dark_spots() -> np.ndarray:
+    """A ball with two holes that the network took for background: one inside, one open to the outside."""
+    ball = _balls((24, 24, 24), ((11, 11, 11), 9))
+    classes = encode(ball, np.ones(ball.shape, bool), [], UNIT, CELLS)
+    classes[10:12, 11, 11] = 0
+    classes[4:6, 11, 11] = 0
+    classes[:4, 11, 11] = 0
+    return _certain(classes, 3)
+
+
 def test_holes_in_one_object_are_filled() -> None:
-    values = _balls((24, 24, 24), ((11, 11, 11), 9))
-    values[10:12, 11, 11] = 0
-    values[11, 11, 17:] = 0  # open to the outside: no hole
-    probabilities = _dense(values)
-    closed, open_ = (
-        instances_from(probabilities, CELLS, UNIT, InstanceRules(smoothing_mm=0, min_volume_mm3=0, hole_volume_mm3=v))
-        for v in (2.0, 1.0)
+    """And do not make it two objects."""
+    closed, kept = (
+        instances_from(_with_dark_spots(), CELLS, UNIT, InstanceRules(smoothing_mm=0, hole_volume_mm3=v))
+        for v in (2.0, 0.0)
     )
-    assert closed[1].max() == open_[1].max() == 1
+    assert closed[1].max() == 1
     assert (closed[1][10:12, 11, 11] == 1).all()
     assert (closed[0][10:12, 11, 11] == 1).all()
-    assert (open_[1][10:12, 11, 11] == 0).all()
-    assert (closed[1][11, 11, 17:] == 0).all()
+    assert (closed[1][:6, 11, 11] == 0).all()
+    assert not kept[1][10:12, 11, 11].any()
+    assert not kept[0][10:12, 11, 11].any()
+
+
+def test_a_thing_within_a_thing_is_no_hole() -> None:
+    values = np.where(_balls((24, 24, 24), ((11, 11, 11), 9)) > 0, 101, 400)
+    values[10:13, 11, 11] = 701
+    for scheme in (STREET, InstanceScheme(STREET.classes[::-1], 100)):
+        classes = np.full(values.shape, scheme.index(4, "stuff"))
+        classes[values == 101] = scheme.index(1, "inside")
+        classes[values == 701] = scheme.index(7, "inside")
+        codes, ids = instances_from(_certain(classes, 6), scheme, UNIT, InstanceRules(smoothing_mm=0, min_volume_mm3=0))
+        assert np.array_equal(codes, values // 100)
+        assert (ids[values == 701] == 1).all()
 
 
 def test_a_gap_between_two_objects_is_no_hole() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 import math
@@ -17,20 +16,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
-from rich.console import Console
 
 from vol3d.errors import FileFormatError, GeometryError, LabelError, ModelError, ResourceError
-from vol3d.metrics import Contingency
 from vol3d.report import (
     Layer,
     MetricsFile,
     curves_png,
     open_tensorboard,
-    plain_table,
     preview_png,
     read_metrics,
     read_record,
-    scores_table,
     write_record,
 )
 from vol3d.report import figure as paper
@@ -458,42 +453,6 @@ def test_metrics_that_cannot_be_written_or_read(tmp_path):
             read_metrics(bad)
     (tmp_path / "empty.csv").touch()
     assert read_metrics(tmp_path / "empty.csv") == []
-
-
-# table
-
-
-def _scores():
-    counts = np.array([[5000, 3, 2, 0], [4, 60, 5, 0], [1, 2, 3, 0], [0, 0, 0, 0]])
-    return Contingency(counts).scores(["background", "wall", "inside", "none [red]"], [0, 1, 2, 117])
-
-
-def test_plain_table_has_scores_and_means():
-    lines = plain_table(_scores(), background=0).splitlines()
-    assert lines[0].split() == ["class", "code", "voxels", "IoU", "Dice", "precision", "recall"]
-    assert len({len(line) for line in lines}) == 1
-    by_name = {line[:24].strip(): line.split() for line in lines}
-    assert by_name["background"][2] == "5,005"
-    assert by_name["none [red]"][-4:] == ["–"] * 4
-    known = [score for score in _scores() if not math.isnan(score.iou)]
-    assert by_name["mean"][-4] == f"{np.mean([s.iou for s in known]):.3f}"
-    assert by_name["mean without background"][-3] == f"{np.mean([s.dice for s in known[1:]]):.3f}"
-
-
-def test_mean_without_background_needs_a_background():
-    assert "without" not in plain_table(_scores())
-    assert "without" not in plain_table(_scores(), background=5)
-    assert plain_table([]).splitlines()[-1].split() == ["mean", "0", "–", "–", "–", "–"]
-
-
-def test_rich_table_says_the_same():
-    console = Console(width=120, record=True, file=io.StringIO())
-    console.print(scores_table(_scores(), background=0, title="a.nii.gz against b.nii.gz"))
-    text = console.export_text()
-    for line in plain_table(_scores(), background=0).splitlines():
-        if not line.startswith("-"):
-            assert line.split() in [found.split() for found in text.splitlines()]
-    assert "a.nii.gz against b.nii.gz" in text
 
 
 # record and TensorBoard

@@ -73,6 +73,7 @@ def plan_for(  # noqa: PLR0913  as above
     patch: Sequence[int] | None = None,
     overlap: float = 0.25,
     host_memory_bytes: float | None = None,
+    most_voxels: float = 2**24,
 ) -> TilePlan:
     """`plan_tiles` with what the network tells about itself."""
     return plan_tiles(
@@ -88,6 +89,7 @@ def plan_for(  # noqa: PLR0913  as above
         smallest=network.input_size((1,) * len(network.margin)),
         overlap=overlap,
         host_memory_bytes=host_memory_bytes,
+        most_voxels=most_voxels,
     )
 
 
@@ -102,6 +104,7 @@ def plan_axes(  # noqa: PLR0913  as above
     patch: Sequence[int] | None = None,
     overlap: float = 0.25,
     host_memory_bytes: float | None = None,
+    most_voxels: float = 2**24,
 ) -> tuple[TilePlan, ...]:
     """A plan for each of the axes `planes`, as `predict_axes` takes them: together they keep within the memory.
 
@@ -124,6 +127,7 @@ def plan_axes(  # noqa: PLR0913  as above
             patch=patch,
             overlap=overlap,
             host_memory_bytes=share,
+            most_voxels=most_voxels,
         )
         for axis in planes
     )

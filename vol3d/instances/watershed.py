@@ -37,7 +37,8 @@ def instances_from(
     meet (Beucher & Meyer 1993), by faces. A connected piece of the class without any seed, such as an object too thin
     to have an inside, is one object. Then `rules` on small objects and holes apply.
 
-    Memory: about three float volumes, the watershed's own copies aside.
+    Memory: about six float32 volumes besides the probabilities, and the watershed's own copies. Splitting needs another
+    sixteen of the bounding box of the largest connected inside, which is the whole volume where every border leaks.
     Raises `ModelError` where the probabilities do not fit the scheme or are none, `GeometryError` on a wrong spacing.
     """
     if probabilities.ndim != 4 or len(probabilities) != len(scheme):
@@ -50,8 +51,8 @@ def instances_from(
     objects = np.zeros(semantic.shape, dtype=np.int32)
     for index, described in enumerate(scheme.classes):
         if described.thing:
-            _grow(objects, semantic == index, probabilities, scheme, described.code, exact)
-    lost = (objects == 0) & np.isin(semantic, [i for i, c in enumerate(scheme.classes) if c.thing])
+            _grow(objects, semantic, index, probabilities, scheme, exact)
+    lost = (objects == 0) & np.array([c.thing for c in scheme.classes])[semantic]
     if lost.any():
         semantic[lost] = _best_stuff(probabilities[:, lost], scheme)
     _fill_holes(objects, semantic, exact.hole_voxels)
@@ -81,32 +82,35 @@ def _semantic(probabilities: NDArray[Any], scheme: InstanceScheme, rules: Resolv
 
 def _grow(
     objects: NDArray[np.int32],
-    here: NDArray[np.bool_],
+    semantic: NDArray[np.uint16],
+    index: int,
     probabilities: NDArray[Any],
     scheme: InstanceScheme,
-    code: int,
     rules: ResolvedRules,
 ) -> None:
-    """Write the objects of one thing class, which is where `here` is True, into `objects`, numbered on from there."""
+    """Write the objects of thing class `index` into `objects`, numbered on from there; both maps change in place."""
+    here = semantic == index
     if not here.any():
         return
-    inside = probabilities[scheme.index(code, "inside")]
-    sure = _smooth(inside, rules)
-    surely = (sure > rules.seed_threshold) & here
+    code = scheme.classes[index].code
+    sure = _smooth(probabilities[scheme.index(code, "inside")], rules)
     landscape = _smooth(probabilities[scheme.index(code, "border")], rules) - sure
-    del sure
-    seeds = find_seeds(surely, landscape, rules)
+    things = np.array([c.thing for c in scheme.classes])[semantic]
+    seeds = find_seeds((sure > rules.seed_threshold) & here, things, landscape, rules)
+    del sure, things
+    here |= seeds > 0
     _add_unseeded(seeds, here)
     grown = watershed(landscape, seeds, mask=here)
-    sizes = np.bincount(grown.ravel())
-    small = sizes < rules.min_voxels
+    small = np.bincount(grown.ravel()) < rules.min_voxels
     small[0] = False
     if small.any():
         given_up = small[grown]
         grown[given_up] = 0
         near = ndimage.binary_dilation(given_up) & here
         grown[given_up] = watershed(landscape, np.where(near, grown, 0), mask=near)[given_up]
-    objects[here] = np.where(grown > 0, grown + objects.max(), 0)[here]
+    found = grown > 0
+    objects[found] = grown[found] + objects.max()
+    semantic[found] = index
 
 
 def _add_unseeded(seeds: NDArray[np.int32], here: NDArray[np.bool_]) -> None:

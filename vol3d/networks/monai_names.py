@@ -161,8 +161,10 @@ def _flexible_idle(arguments: Arguments) -> tuple[str, ...]:
     return ("encoder._conv_head", "encoder._bn1", "encoder._fc") if efficient else ()
 
 
-_HYENA = ("kernel_size", "kernel_mlp_dim", "kernel_layers", "mask_max_attenuation", "fft_padding", "grid_type") + (
-    "use_chunked_fft", "use_fft_short_conv", "omega_0", "l_cache", "short_conv_fft_chunks", "stages",
+_HYENA = (
+    "use_hyena", "hyena_stages", "hyena_kernel_size", "hyena_kernel_mlp_dim", "hyena_kernel_layers",
+    "hyena_mask_max_attenuation", "hyena_fft_padding", "hyena_grid_type", "hyena_use_chunked_fft",
+    "hyena_use_fft_short_conv", "hyena_omega_0", "hyena_l_cache", "hyena_short_conv_fft_chunks",
 )  # fmt: skip
 
 _MEDNEXT = MonaiEntry(
@@ -198,7 +200,7 @@ MONAI: dict[str, MonaiEntry] = {
     "FlexibleUNet": MonaiEntry(_fixed(32), refused=("pretrained",), idle=_flexible_idle),
     "SwinUNETR": MonaiEntry(
         lambda dimensions, arguments: (arguments.get("patch_size", 2) ** 5,) * dimensions,
-        refused=("norm_layer", "use_hyena", *(f"hyena_{name}" for name in _HYENA)),
+        refused=("norm_layer", *_HYENA),
         counts=("depths",),
         needs="einops",
     ),

@@ -109,7 +109,7 @@ def draw_monai(config: MonaiConfig, in_channels: int, classes: int, generator: t
 class _RealLinspace(TorchFunctionMode):
     """Keeps `torch.linspace` off the meta device, where SwinUNETR could not read the rates that it lays out by it."""
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401, ARG002
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
         """Every function as it is but for one."""
         kwargs = dict(kwargs or {})
         return func(*args, **{**kwargs, "device": "cpu"} if func is torch.linspace else kwargs)

@@ -10,7 +10,6 @@ from vol3d.report.metrics import MetricsFile, read_metrics
 from vol3d.report.preview import Layer, preview_png
 from vol3d.report.record import RECORD, read_record, write_record
 from vol3d.report.scores import Metric, ScoreRow, score_table, scores_csv
-from vol3d.report.table import plain_table, scores_table
 
 __all__ = [
     "RECORD",
@@ -23,12 +22,10 @@ __all__ = [
     "boxplot_png",
     "curves_png",
     "open_tensorboard",
-    "plain_table",
     "preview_png",
     "read_metrics",
     "read_record",
     "score_table",
     "scores_csv",
-    "scores_table",
     "write_record",
 ]

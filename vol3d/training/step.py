@@ -24,7 +24,7 @@ class Loss(Protocol):
         """Weight of every voxel."""
         ...
 
-    def __call__(self, logits: Any, classes: Tensor, weight: Tensor, total: Tensor | None, /) -> Tensor:
+    def __call__(self, logits: Any, classes: Tensor, weight: Tensor, total: Tensor | None, /) -> Tensor:  # noqa: ANN401
         """The loss. logits: what the network answers: a tensor, or several of them with deep supervision."""
         ...
 

@@ -17,5 +17,4 @@ __all__ = [
     "StoredForms",
     "Volume",
     "default_color",
-    "default_color",
 ]

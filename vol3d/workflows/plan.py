@@ -15,7 +15,7 @@ from vol3d.workflows.planned import PAPER_PATCH, Grid, paper_unet, small_network
 if TYPE_CHECKING:
     from vol3d.workflows.device import Device
 
-_BATCH = {2: 8, 3: 2}
+_BATCH = {2: 4, 3: 2}
 _DEFAULT_SECONDS = {"cpu": 600.0, "gpu": 3600.0}
 _COARSE = 2.0  # how much longer voxels must be along one axis than along the others to go across it
 

@@ -23,7 +23,7 @@ _PAPER_ENCODER = {
     3: ((32, 64), (64, 128), (128, 256), (256, 512)),
 }
 _CPU_VOXELS = {2: 160**2, 3: 48**3}
-_CPU_WIDTH = {2: 32, 3: 16}
+_CPU_WIDTH = 16
 _LEVELS = {"unet": 4, "fcn": 5, "unet_plus_plus": 4, "unet3plus": 4}
 _DEEPEST = 4
 _COARSE = 2.0
@@ -68,7 +68,7 @@ def paper_unet(wanted: PlannedNetwork) -> UNetConfig:
 
 def small_network(wanted: PlannedNetwork, patch: Sizes, spacing_mm: Sequence[float]) -> AnyNetworkConfig:
     """A same-padded network of the kind that is wanted, whose pooling and kernels follow the spacing."""
-    width = wanted.width or _CPU_WIDTH[wanted.dimensions]
+    width = wanted.width or _CPU_WIDTH
     dimensions = wanted.dimensions
     if wanted.plan in {"deeplab_v3_plus", "encoder_unet"}:
         flat = tuple(a for a in range(dimensions) if spacing_mm[a] >= _COARSE * min(spacing_mm))

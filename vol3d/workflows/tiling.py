@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from vol3d.inference import TilePlan, bytes_per_voxel, plan_axes, plan_for
 from vol3d.workflows.device import Device, memory_bytes
 
 Triple = tuple[int, int, int]
+_FEW_VOXELS = 2**19  # of a batch of planes
 
 
 def tile_plans(
@@ -34,4 +36,7 @@ def tile_plans(
         "overlap": settings.overlap,
         "host_memory_bytes": host,
     }
+    if planes:  # a batch of many planes is no faster, and planes that nobody needs can be left out of small ones
+        plane = [n + m + s for n, m, s in zip(sorted(shape)[1:], network.margin, network.total_stride, strict=True)]
+        facts["most_voxels"] = max(_FEW_VOXELS, math.prod(plane))
     return plan_axes(network, shape, planes, **facts) if planes else (plan_for(network, shape, **facts),)
