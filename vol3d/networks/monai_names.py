@@ -34,7 +34,8 @@ class MonaiEntry:
     many logits it answers in training mode. refused: arguments that are not for configurations. counts: arguments
     that say how many layers there are. answers_last: of several logits the final ones come last. accepted: names of
     its arguments where its signature does not tell. given: (dimensions) → arguments that MONAI's defaults get wrong.
-    idle: (arguments) → its parts that no answer depends on; they are taken out. needs: a package that MONAI imports.
+    idle: (arguments) → its parts that no answer depends on, or that it holds elsewhere too; they are taken out. needs: a
+    package that MONAI imports.
     """
 
     stride: Callable[[int, Arguments], Sizes]
@@ -156,6 +157,12 @@ def _plus_plus_idle(arguments: Arguments) -> tuple[str, ...]:
     return () if arguments.get("deep_supervision") else tuple(f"final_conv_0_{i}" for i in (1, 2, 3))
 
 
+def _dynunet_idle(arguments: Arguments) -> tuple[str, ...]:
+    """It holds its blocks twice, in these lists and in the nested ones that it runs."""
+    twice = ("input_block", "downsamples", "bottleneck", "upsamples")
+    return (*twice, "deep_supervision_heads") if arguments.get("deep_supervision") else twice
+
+
 def _flexible_idle(arguments: Arguments) -> tuple[str, ...]:
     efficient = str(arguments.get("backbone")).startswith("efficientnet")
     return ("encoder._conv_head", "encoder._bn1", "encoder._fc") if efficient else ()
@@ -194,6 +201,7 @@ MONAI: dict[str, MonaiEntry] = {
         _strides,
         lambda arguments: 1 + arguments.get("deep_supr_num", 1) if arguments.get("deep_supervision") else 1,
         counts=("deep_supr_num",),
+        idle=_dynunet_idle,
     ),
     "VNet": MonaiEntry(_fixed(16), given=lambda dimensions: {"dropout_dim": dimensions}),
     "HighResNet": MonaiEntry(_fixed(1), counts=("repeat",)),

@@ -80,11 +80,11 @@ class MonaiNetwork(Network):
 
 def require_answers(network: Network) -> None:
     """Run a `MonaiNetwork` that is on the meta device; raise `ModelError` where it does not answer (N, K, *S)."""
-    name, size = network.config.monai, network.geometry.padded_size((1,) * network.dimensions)
+    name, size = network.config.monai, tuple(2 * stride for stride in network.total_stride)
     image = torch.empty((2, network.in_channels, *size), device="meta")
     try:
         with torch.device("meta"), torch.no_grad():
-            answers = network.train()(image)
+            answers = network.train().maps(image)
     except Exception as error:
         raise ModelError(f"MONAI's {name} cannot run with these arguments: {one_line(error)}") from error
     shapes = [tuple(part.shape) for part in ((answers,) if isinstance(answers, Tensor) else answers)]
