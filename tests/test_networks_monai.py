@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import inspect
+import pickle
 import subprocess
 import sys
 import time
@@ -38,14 +39,20 @@ SMALL: dict[str, tuple[str, dict[str, Any]]] = {
     "VNet": ("VNet", {}),
     "HighResNet": ("HighResNet", {}),
     "FlexibleUNet": ("FlexibleUNet", {"backbone": "efficientnet-b0", "decoder_channels": [8, 8, 4, 4, 4]}),
-    "FlexibleUNet resnet": ("FlexibleUNet", {"backbone": "resnet10", "decoder_channels": [8, 8, 4, 4, 4]}),
     "MedNeXt": ("MedNeXt", {"init_filters": 4, "kernel_size": 3, "blocks_down": [1, 1], "blocks_up": [1, 1]}),
     "MedNeXt deep": ("MedNeXt", {"init_filters": 2, "kernel_size": 3, "deep_supervision": True}),
     "MedNeXtS": ("MedNeXtS", {"deep_supervision": True}),
 }
 if importlib.util.find_spec("einops") is not None:
     SMALL["SwinUNETR"] = ("SwinUNETR", {"feature_size": 12, "window_size": 3, "depths": [1, 1, 1, 1]})
-SLOW = ("FlexibleUNet", "FlexibleUNet resnet", "MedNeXtS", "SwinUNETR", "VNet")  # in 3-D: one test has them
+SLOW = (
+    "BasicUNetPlusPlus",
+    "BasicUNetPlusPlus deep",
+    "FlexibleUNet",
+    "MedNeXtS",
+    "SwinUNETR",
+    "VNet",
+)  # in 3-D: one test has them
 everything = pytest.mark.parametrize(
     ("name", "dimensions"), [pytest.param(name, d, id=f"{name} {d}-D") for name in SMALL for d in (2, 3)]
 )
@@ -109,6 +116,7 @@ def test_gradient_reaches_every_parameter_and_networks_can_be_copied_after(name:
     for key, parameter in network.named_parameters():
         assert parameter.grad is not None, key
         assert torch.isfinite(parameter.grad).all(), key
+    assert pickle.loads(pickle.dumps(network.eval())).config == network.config  # goes to other processes
     named = dict(copy.deepcopy(network).named_parameters(remove_duplicate=False))
     assert len(named) == len(list(network.parameters()))  # none under two names
 
@@ -188,7 +196,7 @@ def test_names_need_neither_torch_nor_monai() -> None:
         (_deep("SegResNet"), (8, 8, 8)),
         (_deep("SegResNet", blocks_down=[1, 1, 1], blocks_up=[1, 1]), (4, 4, 4)),
         (_deep("SegResNetDS", init_filters=4, resolution=[1, 1, 4.5]), (8, 8, 2)),
-        (_deep("SegResNetDS", init_filters=4, resolution=[2, 0.7, 1.4], blocks_down=[1] * 5), (8, 16, 16)),
+        (_deep("SegResNetDS", init_filters=4, resolution=[2, 0.7, 1.4], blocks_down=[1] * 5), (8, 16, 8)),
         (_deep("SegResNetDS", 2, init_filters=4, resolution=[1, 1], blocks_down=[1, 1]), (2, 2)),
         (_deep("UNet", channels=[4, 4, 4], strides=[2, [2, 2, 1]]), (4, 4, 2)),
         (_deep("DynUNet", **{**STRIDED, "strides": [1, [2, 2, 1], 2], "upsample_kernel_size": [[2, 2, 1], 2]},
@@ -204,6 +212,15 @@ def test_strides_follow_from_the_arguments_and_suffice(config: MonaiConfig, stri
     with torch.no_grad():
         for size in (tuple(2 * n for n in stride), tuple(3 * n for n in stride)):
             assert network.maps(torch.zeros(1, 1, *size)).shape == (1, 2, *size)
+
+
+@pytest.mark.parametrize("levels", [2, 3, 6])
+def test_strides_of_an_anisotropic_segresnet_are_monai_s(levels: int) -> None:
+    for resolution in ([1, 1, 1], [1, 1, 2], [0.3, 0.5, 4.1], [8, 1, 3], [1, 16, 1.99]):
+        config = _deep("SegResNetDS", resolution=resolution, blocks_down=[1] * levels)
+        with torch.device("meta"):
+            theirs = CONSTRUCTORS["SegResNetDS"](resolution=resolution, blocks_down=(1,) * levels).shape_factor()
+        assert network_geometry(config).total_stride == tuple(int(n) for n in theirs)
 
 
 def test_swin_needs_its_package() -> None:

@@ -254,7 +254,7 @@ def test_a_unet_plus_plus_is_pruned_when_it_predicts(tmp_path):
 
 def test_dropout_does_not_make_a_run_irreproducible(tmp_path):
     image, classes = balls()
-    config = TINY | {"network": {"plan": "fcn", "width": 2}, "sampling": {"patch_size": [32] * 3, "batch_size": 1}}
+    config = TINY | {"network": {"plan": "fcn", "width": 2, "dimensions": 2}, "sampling": {"patch_size": [32, 32]}}
     runs = [
         vol3d.train(image, painted(classes), unlabeled=UNLABELED, config=config, output=tmp_path / n, seed=3)
         for n in ("a", "b")

@@ -169,8 +169,11 @@ def _require_modest(described: list[Any], path: str | Path) -> None:
 
 
 def _task(header: Mapping[str, Any], path: str | Path) -> TaskSpec:
+    described = header.get("task", {})  # absent: a class for every voxel
+    if type(described) is not dict:
+        raise ModelError(f"{path} is no whole model: expected 'task' in its header. Train it again.")
     try:
-        return TaskSpec.model_validate_json(json.dumps(header.get("task", {})), strict=True)
+        return TaskSpec.model_validate_json(json.dumps(described), strict=True)
     except ValidationError as error:
         raise ModelError(f"{path} was made for no task that this version knows: {_one_line(error)}") from error
 

@@ -34,8 +34,8 @@ class MonaiEntry:
     many logits it answers in training mode. refused: arguments that are not for configurations. counts: arguments
     that say how many layers there are. answers_last: of several logits the final ones come last. accepted: names of
     its arguments where its signature does not tell. given: (dimensions) → arguments that MONAI's defaults get wrong.
-    idle: (arguments) → its parts that no answer depends on, or that it holds elsewhere too; they are taken out. needs: a
-    package that MONAI imports.
+    idle: (arguments) → its parts that no answer depends on, or that it holds elsewhere too; they are taken out.
+    needs: a package that MONAI imports.
     """
 
     stride: Callable[[int, Arguments], Sizes]

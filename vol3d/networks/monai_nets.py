@@ -52,8 +52,7 @@ class MonaiNetwork(Network):
 
     def __init__(self, config: MonaiConfig, in_channels: int, classes: int) -> None:
         super().__init__(config, in_channels, classes)
-        self._entry = monai_entry(config.monai)
-        self.network = _constructed(config, self._entry, in_channels, classes)
+        self.network = _constructed(config, monai_entry(config.monai), in_channels, classes)
 
     @property
     def heads(self) -> int:
@@ -75,7 +74,7 @@ class MonaiNetwork(Network):
         kept = getattr(self.network, "heads", None)
         if isinstance(kept, list):  # DynUNet holds its last answers, and with them all of the step's memory
             kept[:] = [torch.empty(0)] * len(kept)
-        return parts[::-1] if self._entry.answers_last else parts
+        return parts[::-1] if monai_entry(self.config.monai).answers_last else parts
 
 
 def require_answers(network: Network) -> None:
