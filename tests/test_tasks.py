@@ -279,6 +279,19 @@ def test_border_weights_raise_the_gap_between_objects():
         with_border_weights(case, meaning, parse_config({"loss": {"border": 1, "border_classes": [4]}}).loss)
 
 
+def test_check_says_what_a_task_would_learn():
+    image, numbers = numbered()
+    found = vol3d.check(image, sparse(numbers, NOTHING), task="instances", unlabeled=NOTHING)
+    assert found.meaning.startswith("18 objects in background, object; unlabeled: code 65535")
+    assert not found.problems
+    assert [len(planes) for planes in found.annotated_slices.values()] == [4, 4, 4]
+    assert any(line.startswith("meaning: 18 objects") for line in found.lines())
+    values = np.where(numbers > 0, image, np.nan)
+    assert "NaN is unlabeled" in vol3d.check(image, values, task="regression").meaning
+    refused = vol3d.check(image, np.full_like(values, np.nan), task="regression")
+    assert "expected known values" in refused.problems[0]
+
+
 GRID = [Grid((100, 100, 100), (0.127, 0.127, 0.284))]
 
 

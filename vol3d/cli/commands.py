@@ -145,6 +145,7 @@ def check(options: Namespace) -> int:
         options.labels,
         config=LabelsConfig(**_meaning(options)),
         data=DataConfig(**_reading(options)),
+        task=options.task,
     )
     write(json.dumps(result.to_json(), indent=2) if options.json else "\n".join(result.lines()))
     return 2 if result.problems else 0

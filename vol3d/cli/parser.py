@@ -199,6 +199,7 @@ def _evaluate(parser: Parser) -> None:
 def _check(parser: Parser) -> None:
     parser.add_argument("image", metavar="IMAGE")
     parser.add_argument("labels", metavar="LABELS")
+    parser.add_argument("--task", choices=TASKS, default="semantic", help="what the labels are for (default: semantic)")
     _meaning(parser)
     _reading(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")

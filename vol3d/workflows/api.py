@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
-from vol3d.config import Config, DataConfig, LabelsConfig
+from vol3d.config import Config, DataConfig, LabelsConfig, NetworkKind, Task
 from vol3d.errors import ConfigError
 from vol3d.workflows.case_evaluations import CaseEvaluations
 from vol3d.workflows.check import Check
 from vol3d.workflows.check import check as _check
-from vol3d.workflows.evaluate import AnyEvaluation, Scoring, Task, evaluate_task
+from vol3d.workflows.evaluate import AnyEvaluation, Scoring, evaluate_task
 from vol3d.workflows.evaluate_cases import evaluate_cases, is_several
 from vol3d.workflows.evaluations import (
     Evaluation,
@@ -54,6 +54,8 @@ def train(  # noqa: PLR0913  keyword arguments of a verb
     labels: Source | Sequence[Source] | None = None,
     *,
     output: str | Path | None = None,
+    task: Task | None = None,
+    network: NetworkKind | None = None,
     unlabeled: int | Sequence[int] | None = None,
     annotated_slices: Slices = None,
     dense: bool = False,
@@ -75,7 +77,9 @@ def train(  # noqa: PLR0913  keyword arguments of a verb
 
     images, labels: files, folders, globs, `Volume`s or arrays (X, Y, Z) or (C, X, Y, Z) with `spacing_mm`. What the
     codes mean: `unlabeled` (codes nobody annotated), `annotated_slices` ({"z": [10, 20]}; in those 0 is background)
-    or `dense` (every voxel annotated). The length: `time_budget_s` seconds or `iterations`.
+    or `dense` (every voxel annotated). The length: `time_budget_s` seconds or `iterations`. task: "semantic" (a class
+    per voxel), "instances", "panoptic" or "regression". network: a kind, sized for the data; one that is described in
+    full goes into `config`.
     Returns a `TrainResult`, whose `bundle` goes straight into `predict`; with `dry_run` the `Plan`.
     """
     from vol3d.workflows.train import train as run
@@ -83,6 +87,8 @@ def train(  # noqa: PLR0913  keyword arguments of a verb
     codes = (unlabeled,) if isinstance(unlabeled, int) else unlabeled
     slices = None if annotated_slices is None else {axis: tuple(n) for axis, n in annotated_slices.items()}
     options = {
+        "task": task,
+        "network": None if network is None else {"plan": network},
         "labels": {
             "unlabeled": None if codes is None else tuple(codes),
             "annotated_slices": slices,
@@ -114,7 +120,8 @@ def predict(  # noqa: PLR0913  keyword arguments of a verb
     spacing_mm: Spacing = None,
     probabilities: bool = False,
     tta: bool = False,
-    tile: tuple[int, int, int] | None = None,
+    tile: tuple[int, ...] | None = None,
+    prune: int | None = None,
     max_memory_gb: float | None = None,
     device: str = "auto",
     channel: int | None = None,
@@ -126,7 +133,8 @@ def predict(  # noqa: PLR0913  keyword arguments of a verb
     """Segment one scan; see `vol3d.workflows.predict.predict`.
 
     scan: a file, a `Volume`, or an array (X, Y, Z) or (C, X, Y, Z) with `spacing_mm`. model: a bundle, a model file, a
-    run folder, or None for the newest run under ./runs. Returns a `Prediction`; its `codes` are (X, Y, Z).
+    run folder, or None for the newest run under ./runs. prune: of a U-Net++, how deep it goes. Returns a `Prediction`;
+    its `codes` are (X, Y, Z): class codes, object numbers or values, as the model's task has it.
     """
     from vol3d.workflows.predict import PredictOptions
     from vol3d.workflows.predict import predict as run
@@ -135,6 +143,7 @@ def predict(  # noqa: PLR0913  keyword arguments of a verb
         probabilities=probabilities,
         tta=tta,
         tile=tile,
+        prune=prune,
         max_memory_gb=max_memory_gb,
         device=device,
         overwrite=overwrite,
@@ -208,10 +217,12 @@ def check(
     unlabeled: int | Sequence[int] | None = None,
     annotated_slices: Slices = None,
     dense: bool = False,
+    task: Task = "semantic",
     spacing_mm: Spacing = None,
 ) -> Check:
     """Do an image and its labels fit together, and what do the labels cover? See `vol3d.workflows.check.check`."""
-    return _check(image, labels, config=_meaning(unlabeled, annotated_slices, dense=dense), spacing_mm=spacing_mm)
+    meaning = _meaning(unlabeled, annotated_slices, dense=dense)
+    return _check(image, labels, config=meaning, task=task, spacing_mm=spacing_mm)
 
 
 def load_model(model: str | Path | None = None) -> ModelBundle:

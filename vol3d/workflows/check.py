@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vol3d.config import DataConfig, LabelsConfig
+from vol3d.config import Config, DataConfig, LabelsConfig, Task
 from vol3d.errors import GeometryError, LabelError
 from vol3d.sampling import painted_slices
 from vol3d.volume import Volume
 from vol3d.workflows.labels import annotated_planes, code_counts, decide, explained, stored_names, unlabeled_codes
-from vol3d.workflows.sources import Source, Spacing, image_volume, label_volume
+from vol3d.workflows.meaning import find_meaning, read_truth
+from vol3d.workflows.sources import Source, Spacing, image_volume
 
 _AXES = "xyz"
 _MOST = 0.5
@@ -32,7 +33,10 @@ class CodeCoverage:
 
 @dataclass(frozen=True)
 class Check:
-    """What `check` found. problems: things that `train` would refuse; empty where everything fits."""
+    """What `check` found. problems: things that `train` would refuse; empty where everything fits.
+
+    codes, zero: of a class per voxel; of other tasks empty, and `meaning` tells what there is to learn.
+    """
 
     image: dict[str, Any]
     labels: dict[str, Any]
@@ -41,6 +45,7 @@ class Check:
     labeled_share: float
     zero: str
     problems: tuple[str, ...]
+    meaning: str = ""
 
     def lines(self) -> list[str]:
         """What a person reads, a line each."""
@@ -54,7 +59,8 @@ class Check:
             )
         painted = [f"{axis}={','.join(map(str, found))}" for axis, found in self.annotated_slices.items() if found]
         lines.append(f"annotated slices: {' '.join(painted) or 'none (scribbles, blocks or dense labels)'}")
-        lines.append(f"zero: {self.zero}")
+        lines += [f"zero: {self.zero}"] if self.zero else []
+        lines += [f"meaning: {self.meaning}"] if self.meaning else []
         lines += [f"problem: {problem}" for problem in self.problems] or ["no problem found"]
         return lines
 
@@ -67,6 +73,7 @@ class Check:
             "annotated_slices": self.annotated_slices,
             "labeled_share": self.labeled_share,
             "zero": self.zero,
+            "meaning": self.meaning,
             "problems": list(self.problems),
         }
 
@@ -77,19 +84,23 @@ def check(
     *,
     config: LabelsConfig | None = None,
     data: DataConfig | None = None,
+    task: Task = "semantic",
     spacing_mm: Spacing = None,
 ) -> Check:
     """Read both files, compare their grids and count what is labeled. Raises only where a file cannot be read.
 
-    What 0 means is never guessed into effect: the evidence is stated, and `train` asks.
+    What 0 means is never guessed into effect: the evidence is stated, and `train` asks. task: what `train` would learn.
     """
     meaning, files = config or LabelsConfig(), data or DataConfig()
-    scan, drawn = image_volume(image, files, spacing_mm), label_volume(labels, files, spacing_mm)
+    whole = Config(task=task, data=files, labels=meaning)
+    scan, drawn = image_volume(image, files, spacing_mm), read_truth(labels, whole, spacing_mm)
     problems: list[str] = []
     try:
         scan.require_same_grid(drawn)
     except GeometryError as error:
         problems.append(str(error))
+    if task != "semantic":
+        return _check_task(scan, drawn, whole, problems)
     planes = annotated_planes(drawn, meaning)
     counts = code_counts(drawn, planes)
     unlabeled = unlabeled_codes([drawn], meaning)
@@ -98,19 +109,44 @@ def check(
     except LabelError as error:
         problems.append(str(error))
     labeled = _labeled_mask(drawn, planes, unlabeled)
-    painted: dict[str, list[int]] = {"x": [], "y": [], "z": []}
-    if labeled.mean() < _MOST:
-        for axis, index in painted_slices(labeled):
-            painted[_AXES[axis]].append(index)
     return Check(
         _facts(scan) | _values(scan),
         _facts(drawn),
         tuple(_coverage(drawn, code, unlabeled) for code in sorted(counts)),
-        painted,
+        _painted(labeled),
         float(labeled.mean()),
         _what_zero_seems(drawn, counts, unlabeled, meaning),
         tuple(problems),
     )
+
+
+def _check_task(scan: Volume, drawn: Volume, config: Config, problems: list[str]) -> Check:
+    """What there is to learn where it is not a class per voxel."""
+    said, labeled = "", np.zeros(drawn.shape, dtype=bool)
+    try:
+        meaning = find_meaning([drawn], config)
+        said, labeled = meaning.said, meaning.sparse(drawn).labeled
+    except LabelError as error:
+        problems.append(str(error))
+    return Check(
+        _facts(scan) | _values(scan),
+        _facts(drawn),
+        (),
+        _painted(labeled),
+        float(labeled.mean()),
+        "",
+        tuple(problems),
+        said,
+    )
+
+
+def _painted(labeled: NDArray[np.bool_]) -> dict[str, list[int]]:
+    """Annotated slices per axis; none where most of the volume is labeled."""
+    painted: dict[str, list[int]] = {"x": [], "y": [], "z": []}
+    if labeled.mean() < _MOST:
+        for axis, index in painted_slices(labeled):
+            painted[_AXES[axis]].append(index)
+    return painted
 
 
 def _labeled_mask(volume: Volume, planes: NDArray[np.bool_] | None, unlabeled: tuple[int, ...]) -> NDArray[np.bool_]:

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vol3d.config import DataConfig, LabelsConfig
+from vol3d.config import DataConfig, LabelsConfig, Task
 from vol3d.errors import ConfigError, GeometryError, LabelError
 from vol3d.metrics import Contingency, regression_scores, surface_distances
 from vol3d.volume import LabelTable, Volume
@@ -22,9 +22,8 @@ from vol3d.workflows.evaluations import (
 from vol3d.workflows.labels import annotated_planes, code_counts, stored_names, unlabeled_codes
 from vol3d.workflows.sources import Source, Spacing, label_volume, target_volume
 
-__all__ = ["Evaluation", "Scoring", "Task", "evaluate", "evaluate_task"]
+__all__ = ["Evaluation", "Scoring", "evaluate", "evaluate_task"]
 
-Task = Literal["semantic", "instances", "panoptic", "regression"]
 AnyEvaluation = Evaluation | InstanceEvaluation | PanopticEvaluation | RegressionEvaluation
 _DIVISOR = 1000
 _BACKGROUND = "background"
