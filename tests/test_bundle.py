@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -363,3 +364,45 @@ def test_other_safetensors_and_no_files_are_refused(tmp_path):
         file.write((1 << 39).to_bytes(8, "little") + b"{")
         file.truncate(1 << 40)
     _in_time(tmp_path / "sparse.safetensors", "declares a header of")
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        {"kind": "fcn", "convolutions": [65536] * 5},
+        {"kind": "fcn", "widths": [8] * 400, "convolutions": [1] * 400},
+        {"kind": "unet_plus_plus", "widths": [8] * 200},
+        {"kind": "unet3plus", "joined": 10**9},
+        {"kind": "monai", "monai": "SegResNet", "arguments": {"blocks_down": [60000, 60000]}},
+        {"kind": "monai", "monai": "SegResNet", "arguments": {"init_filters": 65536, "blocks_down": [64] * 4}},
+        {"kind": "monai", "monai": "os.system"},
+        {"kind": "planned", "plan": "unet"},
+    ],
+    ids=str,
+)
+def test_r35_networks_of_other_kinds_are_bounded_too(saved, network):
+    import_module("monai.networks.nets")  # takes seconds, once
+    _in_time(_rewrite(saved, lambda header: {**header, "network": network}))
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        {"kind": "instances"},
+        {"kind": "semantic", "planes": [2]},
+        {"kind": "regression"},
+        {"kind": "semantic", "planes": [0, 0]},
+        {"kind": "regression", "sd": 0},
+        {"kind": "cook"},
+        {"kind": "instances", "scheme": {"classes": [1] * 10**5, "divisor": None}, "rules": {}},
+        {"kind": "instances", "scheme": {"classes": [], "divisor": 5}, "rules": {"seed_threshold": "x"}},
+    ],
+    ids=lambda task: str(task)[:60],
+)
+def test_tasks_that_do_not_go_with_the_network_are_refused(saved, task):
+    _in_time(_rewrite(saved, lambda header: {**header, "task": task}))
+
+
+def test_models_from_before_there_were_tasks_still_load(saved):
+    path = _rewrite(saved, lambda header: {key: value for key, value in header.items() if key != "task"})
+    assert ModelBundle.load(path).task.kind == "semantic"

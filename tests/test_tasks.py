@@ -311,6 +311,17 @@ def test_planes_follow_the_voxels(grid, planes):
     assert parse_config(plan.config.to_json()) == plan.config
 
 
+def test_planes_are_named_by_the_axes_of_the_file():
+    config = parse_config({"network": {"plan": "unet", "dimensions": 2}, "sampling": {"planes": ["z"]}})
+    turned = [Grid((64, 64, 20), (1.0, 1.0, 1.0), (2, 0, 1))]
+    plan = make_plan(config, turned, 1, ("a", "b"), CPU)
+    assert plan.planes == (0,)  # the file's z became the first axis
+    assert plan.config.sampling.planes == ("z",)
+    assert make_plan(plan.config, turned, 1, ("a", "b"), CPU).planes == (0,)
+    with pytest.raises(ConfigError, match="stored in different orders"):
+        make_plan(config, [*turned, Grid((64, 64, 20), (1.0, 1.0, 1.0))], 1, ("a", "b"), CPU)
+
+
 def test_planes_are_for_2d_networks():
     config = parse_config({"sampling": {"planes": ["z"]}})
     with pytest.raises(ConfigError, match="2 dimensions"):

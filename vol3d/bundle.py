@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _STATISTICS = ("running", "reestimate", "current")
-_MOST_ENTRIES = 256  # of a list in a network's description
+_MOST_ENTRIES = 512  # of a network's description, all lists together
 _LARGEST_NUMBER = 1 << 16
 _PATH = re.compile(r"[/\\]|^~|\.(nii|gz|h5|hdf5|nrrd|mha|mhd|tiff?|zarr|dcm|ya?ml|json|csv|safetensors|png)$", re.I)
 
@@ -159,12 +159,14 @@ def _network(header: Mapping[str, Any], path: str | Path) -> AnyNetworkConfig:
 def _require_modest(described: list[Any], path: str | Path) -> None:
     """Refuse a description that no machine could build: it would take its memory before it is found out."""
     left: list[Any] = list(described)
+    count = 0
     while left:
         value = left.pop()
+        count += 1
         children = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
         left += children
-        if len(children) > _MOST_ENTRIES or (isinstance(value, int) and abs(value) > _LARGEST_NUMBER):
-            found = f"{len(children)} entries" if children else str(value)[:20]
+        if count + len(left) > _MOST_ENTRIES or (isinstance(value, int) and abs(value) > _LARGEST_NUMBER):
+            found = f"{count + len(left)} entries or more" if children else str(value)[:20]
             raise ModelError(f"{path} describes a network with {found} where at most a few are sensible: refused")
 
 

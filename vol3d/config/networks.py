@@ -17,6 +17,8 @@ from vol3d.config.section import Count, Section, Sizes
 Dimensions = Literal[2, 3]
 Normalization = Literal["none", "batch", "instance", "group"]
 Widths = Annotated[tuple[Count, ...], Field(min_length=1)]
+NestedWidths = Annotated[tuple[Count, ...], Field(min_length=2, max_length=12)]  # every level meets all others
+Repeats = Annotated[int, Field(ge=1, le=64)]
 
 
 NetworkKind = Literal["unet", "fcn", "unet_plus_plus", "unet3plus", "deeplab_v3_plus", "encoder_unet"]
@@ -96,7 +98,7 @@ class FCNConfig(_Levels):
     kind: Literal["fcn"] = "fcn"
     variant: Literal["32s", "16s", "8s"] = "8s"
     widths: Widths = (64, 128, 256, 512, 512)
-    convolutions: Widths = (2, 2, 3, 3, 3)
+    convolutions: Annotated[tuple[Repeats, ...], Field(min_length=1)] = (2, 2, 3, 3, 3)
     classifier: Count = 4096
     classifier_kernel: Count | None = None
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
@@ -138,8 +140,8 @@ class UNetPlusPlusConfig(_Levels):
     """
 
     kind: Literal["unet_plus_plus"] = "unet_plus_plus"
-    widths: Annotated[tuple[Count, ...], Field(min_length=2)] = (32, 64, 128, 256, 512)
-    convolutions: Count = 2
+    widths: NestedWidths = (32, 64, 128, 256, 512)
+    convolutions: Repeats = 2
     up: Literal["transposed", "interpolate"] = "transposed"
     deep_supervision: bool = True
     mode: Literal["accurate", "fast"] = "accurate"
@@ -165,8 +167,8 @@ class UNet3PlusConfig(_Levels):
     """
 
     kind: Literal["unet3plus"] = "unet3plus"
-    widths: Annotated[tuple[Count, ...], Field(min_length=2)] = (64, 128, 256, 512, 1024)
-    convolutions: Count = 2
+    widths: NestedWidths = (64, 128, 256, 512, 1024)
+    convolutions: Repeats = 2
     joined: Count = 64
     deep_supervision: bool = True
     classification_guided: bool = False

@@ -104,6 +104,7 @@ def _prepare(
         "shape": list(image.shape),
         "spacing_mm": image.affine.orientation.apply_spacing(image.affine.spacing).tolist(),
         "orientation": image.affine.codes,
+        "order": tuple(image.affine.orientation.order),
         "intensities": prepared.statistics,
         "sha256": hashes,
     }

@@ -61,7 +61,7 @@ def describe(network: AnyNetworkConfig) -> str:
 def _across(plan: Plan) -> str:
     if not plan.planes:
         return ""
-    letters = ", ".join("xyz"[axis] for axis in plan.planes)
+    letters = ", ".join(plan.config.sampling.planes or ())
     return f", slice by slice across {letters}" + (" (probabilities averaged)" if len(plan.planes) > 1 else "")
 
 

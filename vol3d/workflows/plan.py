@@ -54,7 +54,7 @@ def make_plan(config: Config, grids: list[Grid], channels: int, names: tuple[str
     """
     grid = _typical(grids)
     wanted = config.network or PlannedNetwork()
-    planes = _planes(config, wanted.dimensions, grid)
+    planes = _planes(config, wanted.dimensions, grids)
     seen = _seen(grid, planes)
     patch = None if config.sampling.patch_size is None else _sized(config.sampling.patch_size, wanted.dimensions)
     if isinstance(wanted, PlannedNetwork):
@@ -75,7 +75,7 @@ def make_plan(config: Config, grids: list[Grid], channels: int, names: tuple[str
         update={
             "network": network,
             "sampling": config.sampling.model_copy(
-                update={"patch_size": size, "batch_size": batch, "planes": tuple("xyz"[a] for a in planes) or None}
+                update={"patch_size": size, "batch_size": batch, "planes": _letters(planes, grid)}
             ),
             "augment": config.augment.model_copy(update=_flips(config, names)),
             "training": training.model_copy(update=changes),
@@ -84,15 +84,24 @@ def make_plan(config: Config, grids: list[Grid], channels: int, names: tuple[str
     return Plan(settled, network, geometry, channels, len(names), size, batch, device, planes)
 
 
-def _planes(config: Config, dimensions: int, grid: Grid) -> tuple[int, ...]:
-    """The axes across which a 2-D network goes: as configured, else the coarsest, else (isotropic voxels) all."""
-    chosen = config.sampling.planes
+def _planes(config: Config, dimensions: int, grids: list[Grid]) -> tuple[int, ...]:
+    """The prepared axes across which a 2-D network goes: as configured, else the coarsest, else (isotropic) all.
+
+    Configured axes are those of the files, as everywhere where a user names one.
+    """
+    chosen, grid = config.sampling.planes, _typical(grids)
     if dimensions == 3:
         if chosen:
             raise ConfigError("sampling.planes is for networks of 2 dimensions, found 3; leave it out")
         return ()
     if chosen:
-        return tuple(sorted({"xyz".index(letter) for letter in chosen}))
+        found = {tuple(sorted({one.order.index("xyz".index(letter)) for letter in chosen})) for one in grids}
+        if len(found) > 1:
+            raise ConfigError(
+                f"sampling.planes: {', '.join(chosen)} are not the same planes in all scans, whose axes are stored in "
+                "different orders; leave it open, or turn the scans alike"
+            )
+        return found.pop()
     flat = [axis for axis in range(3) if grid.shape[axis] == 1]
     by_spacing = sorted(range(3), key=lambda axis: grid.spacing_mm[axis])
     if flat:
@@ -100,6 +109,11 @@ def _planes(config: Config, dimensions: int, grid: Grid) -> tuple[int, ...]:
     if grid.spacing_mm[by_spacing[2]] >= _COARSE * grid.spacing_mm[by_spacing[1]]:
         return (by_spacing[2],)
     return (0, 1, 2)
+
+
+def _letters(planes: tuple[int, ...], grid: Grid) -> tuple[str, ...] | None:
+    """The axes of the files that these prepared axes were; None for none."""
+    return tuple(sorted("xyz"[grid.order[axis]] for axis in planes)) or None
 
 
 def _seen(grid: Grid, planes: tuple[int, ...]) -> Grid:
@@ -125,7 +139,7 @@ def _typical(grids: list[Grid]) -> Grid:
     """Median shape and spacing of the scans."""
     middle = len(grids) // 2
     shape = tuple(sorted(g.shape[a] for g in grids)[middle] for a in range(3))
-    return Grid(shape, tuple(sorted(g.spacing_mm[a] for g in grids)[middle] for a in range(3)))
+    return Grid(shape, tuple(sorted(g.spacing_mm[a] for g in grids)[middle] for a in range(3)), grids[0].order)
 
 
 def _fit(size: tuple[int, ...], geometry: NetworkGeometry, *, given: bool) -> tuple[int, ...]:

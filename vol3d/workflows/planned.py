@@ -32,10 +32,14 @@ Sizes = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Grid:
-    """The prepared grid of one scan: voxels and mm along X, Y, Z, or along the axes a 2-D network sees."""
+    """The prepared grid of one scan: voxels and mm along X, Y, Z, or along the axes a 2-D network sees.
+
+    order: which axis of the file each prepared axis was.
+    """
 
     shape: Sizes
     spacing_mm: tuple[float, ...]
+    order: Sizes = (0, 1, 2)
 
 
 def small_patch(grid: Grid, voxels: int | None = None) -> Sizes:

@@ -65,7 +65,7 @@ def train(  # noqa: PLR0913  the verb that everything hangs on
     device = pick_device(settled.training.device, settled.training.precision)
     preprocessing = Preprocessing(**settled.preprocess.model_dump())
     cases, meaning = load(files, settled, preprocessing, tell, spacing_mm)
-    grids = [Grid(case.shape, case.spacing_mm) for case in cases]
+    grids = [Grid(case.shape, case.spacing_mm, case.scan["order"]) for case in cases]
     plan = make_plan(settled, grids, cases[0].image.shape[0], meaning.table.names, device)
     if dry_run:
         return plan
