@@ -21,7 +21,7 @@ Sizes = tuple[int, ...]
 SET_BY_US = ("spatial_dims", "in_channels", "out_channels")
 _LARGEST_NUMBER = 1 << 16
 _MOST_VALUES = 256
-_MOST_LAYERS = 64  # of one entry that counts layers
+_MOST_LAYERS = 64  # of one entry that counts layers; all of them together: twice as many
 _LARGEST_STRIDE = 1024
 _UNSAFE = {"device", "dtype"}  # of a layer: would reach past what is checked before anything is allocated
 
@@ -95,7 +95,7 @@ def require_modest(config: MonaiConfig) -> None:
     numbers = [value for _, value in values if isinstance(value, int | float)]
     too_large = [value for value in numbers if not abs(value) <= _LARGEST_NUMBER]
     layers = [value for key, value in values if key in entry.counts and isinstance(value, int)]
-    if too_large or len(values) > _MOST_VALUES or max(layers, default=0) > _MOST_LAYERS or sum(layers) > _MOST_VALUES:
+    if too_large or len(values) > _MOST_VALUES or max(layers, default=0) > _MOST_LAYERS or sum(layers) > 2 * _MOST_LAYERS:
         found = f"{too_large[0]:.6g}" if too_large else f"{len(values)} values, {sum(layers)} layers"
         raise ModelError(f"arguments of MONAI's {config.monai} are beyond what can be built: found {found}")
     unsafe = sorted({key for key, _ in values} & _UNSAFE)
