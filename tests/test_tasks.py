@@ -145,6 +145,8 @@ def test_regression_recovers_values_and_their_unit(tmp_path):
     error = np.sqrt(np.mean((result.codes - truth) ** 2))
     assert error < 0.7 * truth.std()
     assert run.score.r2 > 0.3
+    with pytest.raises(ConfigError, match="no class probabilities"):
+        vol3d.predict(image, run.bundle, probabilities=True)
 
 
 def test_what_stands_under_unknown_values_changes_nothing(tmp_path):

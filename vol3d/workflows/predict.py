@@ -85,6 +85,8 @@ def predict(
     target = _target(scan, output, bundle)
     if target is not None:
         require_room(target, choice)
+    if choice.probabilities and bundle.task.kind == "regression":
+        raise ConfigError("this model predicts values, which have no class probabilities; leave --probabilities out")
     if choice.prune is not None:
         bundle = bundle.pruned(choice.prune)
     volume = image_volume(scan, _data(scan, choice.data, bundle, tell), spacing_mm)
@@ -101,7 +103,7 @@ def predict(
         lambda bare: run_network(network, prepared, choice, device, tell, bundle.task.planes, logits=bare),
         prepared.undo,
         volume,
-        probabilities=choice.probabilities and bundle.task.kind != "regression",
+        probabilities=choice.probabilities,
     )
     if found.said:
         tell.note(f"{volume.name}: {found.said}")
