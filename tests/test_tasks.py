@@ -12,13 +12,16 @@ from vol3d import io
 from vol3d.bundle import ModelBundle
 from vol3d.cli.main import main
 from vol3d.config import AugmentConfig, PlannedNetwork, parse_config
-from vol3d.errors import ConfigError, LabelError, ModelError
+from vol3d.errors import ConfigError, LabelError, ModelError, ResourceError
 from vol3d.metrics.instances import instance_scores
+from vol3d.transforms import Preprocessing
 from vol3d.volume import Affine, SparseLabels, Volume
 from vol3d.workflows.case import Case
+from vol3d.workflows.cases import TrainingFiles, load
 from vol3d.workflows.device import Device
 from vol3d.workflows.gaps import with_border_weights
 from vol3d.workflows.labels import decide
+from vol3d.workflows.listener import Quiet
 from vol3d.workflows.objects import decide_objects
 from vol3d.workflows.patches import PatchCutter, TrainingCase
 from vol3d.workflows.plan import Grid, make_plan
@@ -113,7 +116,7 @@ def test_panoptic_classes_without_numbers_are_stuff():
     )
     assert meaning.scheme.stuff == (0, 1)
     assert meaning.scheme.things == (2,)
-    assert meaning.said.startswith("1 objects in background, class 1, class 2")
+    assert meaning.said.startswith("1 object in background, class 1, class 2")
 
 
 def test_objects_without_background_are_refused():
@@ -164,7 +167,7 @@ def test_what_stands_under_unknown_values_changes_nothing(tmp_path):
     ("values", "match"),
     [
         (np.full((4, 4, 4), np.nan, np.float32), "expected known values"),
-        (np.ones((4, 4, 4), np.float32), "expected values that differ"),
+        (np.where(np.arange(4) < 2, 1, np.nan).astype(np.float32).reshape(1, 2, 2), "expected values that differ"),
         (np.array([[[1.0, np.inf]]], np.float32), "found infinite ones"),
     ],
 )
@@ -361,3 +364,152 @@ def test_the_command_line_chooses_network_and_task(tmp_path, capsys):
     config.write_text(json.dumps({"network": {"encoder": [[4], [8]]}}))
     assert main(["train", str(config), *files, "--width", "4", "--dry-run"]) == 2
     assert "describes its network in full" in capsys.readouterr().err
+
+
+def test_border_weights_of_a_2d_network_are_those_of_its_planes():
+    classes = np.zeros((24, 24, 4), np.uint8)
+    for z in range(4):
+        classes[:, :, z] = 1
+        classes[11 + z, :, z] = 0  # a wall that moves: in 3-D the two sides are one object
+        classes[:, 11 + z, z] = 0
+    labels = SparseLabels(classes, np.ones(classes.shape, bool), Affine.from_spacing((1, 1, 1)))
+    import torch
+
+    case = Case("scan", torch.zeros(1, *classes.shape), labels, (1.0, 1.0, 1.0), {})
+    meaning = decide([volume(classes)], parse_config({"labels": {"dense": True}}).labels)
+    loss = parse_config({"loss": {"border": 10}}).loss
+    assert with_border_weights(case, meaning, loss).labels.weight.max() == 1
+    assert with_border_weights(case, meaning, loss, (2,)).labels.weight.max() > 8
+
+
+def test_borders_survive_a_coarser_grid(tmp_path):
+    numbers = np.ones((24, 12, 12), np.uint16)
+    for k in range(4):
+        numbers[6 * k : 6 * k + 6] = k + 1
+    numbers[:, :2] = 0
+    config = parse_config(
+        {"task": "instances", "labels": {"dense": True}, "preprocess": {"spacing_mm": [3.0, 1.0, 1.0]}}
+    )
+    image = np.random.default_rng(0).random((1, *numbers.shape)).astype(np.float32)
+    spaced = [Volume(a, Affine.from_spacing((1.0, 1.0, 1.0)), "a") for a in (image, numbers[None])]
+    cases, meaning = load(
+        TrainingFiles((spaced[0],), (spaced[1],)), config, Preprocessing(**config.preprocess.model_dump()), Quiet()
+    )
+    border = meaning.table.names.index("object border")
+    assert cases[0].shape == (8, 12, 12)
+    along = cases[0].labels.classes[:, 6, 6]
+    assert (along == border).sum() == 6  # both sides of three walls
+
+
+def test_a_thousand_objects_get_a_larger_divisor(tmp_path):
+    image, numbers = numbered()
+    values = np.where(numbers > 0, 10 + numbers % 9 + 1, 0).astype(np.uint16)
+    config = longer(60, task="panoptic", instances={"divisor": 10, "min_volume_mm3": 1})
+    run = vol3d.train(image, sparse(values, 99), unlabeled=99, config=config, output=tmp_path / "run")
+    predicted = vol3d.predict(image, run.bundle).codes.astype(np.int64)
+    counted = len(np.unique(predicted[predicted > 0]))
+    divisor = 10 if counted < 10 else 100
+    assert set(np.unique(predicted // divisor)) <= {0, 1}
+
+
+def test_values_do_not_replace_the_scan_in_an_hdf5_file(tmp_path):
+    image, _ = numbered()
+    file = str(tmp_path / "scan.h5")
+    io.write_image(f"{file}:raw", image[None], volume(image))
+    run = vol3d.train(image, image + 0, dense=True, config=longer(2, task="regression"), output=tmp_path / "run")
+    result = vol3d.predict(f"{file}:raw", run.bundle, file)
+    assert result.path == f"{file}:values"
+    assert np.array_equal(io.read(f"{file}:raw").array[0], image)
+    assert np.array_equal(io.read_target(file).array[0], result.codes)
+    assert vol3d.evaluate(f"{file}:values", f"{file}:raw", task="regression").scores.rmse > 0
+
+
+def test_a_value_that_covers_most_of_a_file_is_not_taken_for_one():
+    values = np.zeros((8, 8, 8), np.float32)
+    values[4] = 20
+    with pytest.raises(LabelError, match=r"value 0 covers 87.5 % .* --unlabeled 0"):
+        decide_targets([volume(values)], parse_config({}).labels)
+    for labels in ({"dense": True}, {"annotated_slices": {"x": [3, 4]}}):
+        decide_targets([volume(values)], parse_config({"labels": labels}).labels)
+
+
+def test_objects_that_need_too_much_memory_are_refused_before_the_work(tmp_path):
+    image, numbers = numbered()
+    run = vol3d.train(
+        image, sparse(numbers, NOTHING), unlabeled=NOTHING, config=longer(2, task="instances"), output=tmp_path / "run"
+    )
+    with pytest.raises(ResourceError, match=r"telling objects apart takes about 0\.0011 GB"):
+        vol3d.predict(image, run.bundle, max_memory_gb=0.001)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"task": "regression", "loss": {"dice": 1}},
+        {"task": "regression", "loss": {"class_weights": "none"}},
+        {"task": "instances", "instances": {"things": [1]}},
+        {"instances": {"divisor": 10}},
+        {"loss": {"regression": "mse"}},
+        {"loss": {"border": float("inf")}},
+    ],
+    ids=str,
+)
+def test_what_a_task_cannot_use_is_refused(config):
+    with pytest.raises(ConfigError):
+        parse_config(config)
+
+
+def test_held_out_slices_are_named_as_the_file_counts_them():
+    case = Case(
+        "scan",
+        None,
+        SparseLabels(np.zeros((10, 8, 6), np.uint8), np.ones((10, 8, 6), bool), Affine.from_spacing((1, 1, 1))),
+        (1.0, 1.0, 1.0),
+        {"shape": [8, 6, 20], "order": (2, 0, 1), "flips": (True, False, False)},
+    )
+    assert case.file_plane(1, 3) == "x=3"
+    assert case.file_plane(2, 5) == "y=5"
+    assert case.file_plane(0, 0) == "z=19"  # every second plane of a reversed axis
+    assert case.file_plane(0, 9) == "z=1"
+
+
+def test_a_width_that_was_asked_for_is_kept_on_a_gpu():
+    gpu = Device("cuda:0", "bf16")
+    plan = make_plan(parse_config({"network": {"plan": "unet", "width": 8}}), GRID, 1, ("a", "b"), gpu)
+    assert plan.network.encoder[0] == (8, 8)
+
+
+def test_planes_stay_open_where_files_are_stored_differently():
+    grids = [Grid((64, 64, 20), (1.0, 1.0, 5.0), order) for order in ((0, 1, 2), (2, 0, 1))]
+    plan = make_plan(parse_config({"network": {"plan": "unet", "dimensions": 2}}), grids, 1, ("a", "b"), CPU)
+    assert plan.planes == (2,)
+    assert plan.config.sampling.planes is None
+    assert make_plan(plan.config, grids, 1, ("a", "b"), CPU).planes == (2,)
+
+
+def test_too_small_a_patch_is_no_other_network():
+    with pytest.raises(ConfigError, match="needs two levels"):
+        small_network(PlannedNetwork(plan="unet_plus_plus"), (7, 7, 7), (1.0, 1.0, 1.0))
+
+
+def test_encoder_weights_are_found_from_anywhere_and_recorded(tmp_path):
+    from safetensors.torch import save_file
+
+    from vol3d.config import EncoderUNetConfig
+    from vol3d.networks import build
+    from vol3d.workflows.settings import settle
+
+    image, classes = balls()
+    trunk = build(EncoderUNetConfig(encoder="resnet18"), 1, 2).encoder.trunk
+    save_file({name: value.contiguous() for name, value in trunk.state_dict().items()}, tmp_path / "r18.safetensors")
+    config = TINY | {
+        "network": {"kind": "encoder_unet", "encoder": "resnet18", "encoder_weights": "r18.safetensors"},
+        "sampling": {"patch_size": [32, 32, 32], "batch_size": 1},
+        "training": TINY["training"] | {"iterations": 1},
+    }
+    (tmp_path / "encoder.yaml").write_text(json.dumps(config))
+    settled = settle(tmp_path / "encoder.yaml", {}, ())
+    assert settled.network.encoder_weights == str(tmp_path / "r18.safetensors")
+    run = vol3d.train(image, painted(classes), unlabeled=UNLABELED, config=settled, output=tmp_path / "run")
+    assert run.bundle.network.encoder_weights is None
+    assert len(run.bundle.provenance["encoder_weights_sha256"]) == 64

@@ -6,10 +6,13 @@ import json
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vol3d.cli.console import ConsoleListener, write
 from vol3d.errors import ConfigError
+
+if TYPE_CHECKING:
+    from vol3d.config import InstancesConfig
 
 
 def train(options: Namespace) -> int:
@@ -146,6 +149,7 @@ def check(options: Namespace) -> int:
         config=LabelsConfig(**_meaning(options)),
         data=DataConfig(**_reading(options)),
         task=options.task,
+        instances=_instances(options),
     )
     write(json.dumps(result.to_json(), indent=2) if options.json else "\n".join(result.lines()))
     return 2 if result.problems else 0
@@ -183,6 +187,14 @@ def _network(options: Namespace) -> dict[str, Any] | None:
     """What --network, --dimensions and --width say; None where they say nothing."""
     given = {"plan": options.network, "dimensions": options.dimensions, "width": options.width}
     return {key: value for key, value in given.items() if value is not None} or None
+
+
+def _instances(options: Namespace) -> InstancesConfig | None:
+    from vol3d.config import InstancesConfig
+
+    given = {"divisor": options.divisor, "things": options.things}
+    chosen = {key: value for key, value in given.items() if value is not None}
+    return InstancesConfig(**chosen) if chosen else None
 
 
 def _meaning(options: Namespace) -> dict[str, Any]:

@@ -162,12 +162,22 @@ def _predict(parser: Parser) -> None:
     _common(parser)
 
 
+def _panoptic(parser: Parser) -> None:
+    parser.add_argument("--divisor", type=_count(2), metavar="N", help="panoptic: code = class × N + object (1000)")
+    parser.add_argument(
+        "--things",
+        type=_codes,
+        metavar="CODES",
+        help="panoptic: classes of single objects, such as 1,4 (default: those with an object number other than 0)",
+    )
+
+
 def _evaluate(parser: Parser) -> None:
     parser.add_argument("prediction", metavar="PREDICTION", help="a file, a folder or a quoted glob")
     parser.add_argument("reference", metavar="REFERENCE", help="the same kind, paired by name")
     parser.add_argument(
         "--task",
-        choices=["semantic", "instances", "panoptic", "regression"],
+        choices=TASKS,
         default="semantic",
         help="what the voxels hold: class codes (default), object numbers, class × divisor + object number, values",
     )
@@ -182,13 +192,7 @@ def _evaluate(parser: Parser) -> None:
     parser.add_argument(
         "--tolerance", type=float, metavar="MM", help="of the surface Dice (default: the longest edge of a voxel)"
     )
-    parser.add_argument("--divisor", type=_count(2), metavar="N", help="panoptic: code = class × N + object (1000)")
-    parser.add_argument(
-        "--things",
-        type=_codes,
-        metavar="CODES",
-        help="panoptic: classes of single objects, such as 1,4 (default: those with an object number other than 0)",
-    )
+    _panoptic(parser)
     parser.add_argument("--csv", metavar="FILE", help="write a line per case and class, all metrics")
     parser.add_argument("--plot", metavar="FILE", help="write a box plot over the cases (PNG)")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing CSV file or plot")
@@ -200,6 +204,7 @@ def _check(parser: Parser) -> None:
     parser.add_argument("image", metavar="IMAGE")
     parser.add_argument("labels", metavar="LABELS")
     parser.add_argument("--task", choices=TASKS, default="semantic", help="what the labels are for (default: semantic)")
+    _panoptic(parser)
     _meaning(parser)
     _reading(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")

@@ -9,12 +9,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from vol3d.config.networks import NetworkChoice, read_network
+from vol3d.config.networks import NetworkChoice, NetworkKind, read_network
 from vol3d.config.section import Count, Fraction, Positive, Section, Sizes
 
 Axis = Literal["x", "y", "z"]
 Task = Literal["semantic", "regression", "instances", "panoptic"]
-NotNegative = Annotated[float, Field(ge=0)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class DataConfig(Section):
@@ -145,6 +145,7 @@ class ObjectRules(Section):
     )
     split: bool = Field(True, description="split insides with several bulges, against borders that leak")
     split_depth_mm: NotNegative | None = Field(None, description="how deep a neck must be; None: finest spacing")
+    distance_weight: NotNegative = Field(0.0, description="how much depth counts beside probability where objects meet")
     min_volume_mm3: NotNegative | None = Field(None, description="smaller objects are given up; None: 20 voxels")
     hole_volume_mm3: NotNegative | None = Field(None, description="holes up to this are filled; None: 20 voxels")
 
@@ -218,13 +219,33 @@ class Config(Section):
     augment: AugmentConfig = AugmentConfig()
     sampling: SamplingConfig = SamplingConfig()
     task: Task = "semantic"
-    network: Annotated[NetworkChoice | None, BeforeValidator(read_network)] = Field(
-        default=None, description="a kind or a whole description; None: planned from the data and the device"
-    )
+    network: Annotated[
+        NetworkChoice | None, BeforeValidator(read_network, json_schema_input_type=NetworkChoice | NetworkKind | None)
+    ] = Field(default=None, description="a kind or a whole description; None: planned from the data and the device")
     loss: LossConfig = LossConfig()
     instances: InstancesConfig = InstancesConfig()
     training: TrainingConfig = TrainingConfig()
     inference: InferenceConfig = InferenceConfig()
+
+    @model_validator(mode="after")
+    def _nothing_ignored(self) -> Config:
+        """Refuse what the task has no use for: it would be ignored."""
+        objects = self.task in {"instances", "panoptic"}
+        if not objects and self.instances != InstancesConfig():
+            raise ValueError(f"`instances` is for tasks instances and panoptic, found task {self.task}")
+        if self.task == "instances" and (self.instances.things is not None or self.labels.classes):
+            raise ValueError("`instances.things` and `labels.classes` are for task panoptic; found task instances")
+        plain = LossConfig(
+            regression=self.loss.regression,
+            huber_delta=self.loss.huber_delta,
+            deep_supervision=self.loss.deep_supervision,
+        )
+        if self.task == "regression" and (self.loss != plain or self.labels.classes):
+            raise ValueError("task regression has `loss.regression`, no classes and none of their loss terms")
+        unused = self.loss.regression != "mae" or self.loss.huber_delta != 1
+        if self.task != "regression" and unused:
+            raise ValueError(f"`loss.regression` and `huber_delta` are for task regression, found task {self.task}")
+        return self
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""

@@ -62,7 +62,8 @@ def instances_from(
 
 def _smooth(volume: NDArray[Any], rules: ResolvedRules) -> NDArray[np.float32]:
     single = np.asarray(volume, dtype=np.float32)
-    return ndimage.gaussian_filter(single, rules.sigma, mode="nearest") if rules.smoothing_mm else single
+    sigma = [min(s, float(n)) for s, n in zip(rules.sigma, volume.shape, strict=True)]  # more changes nothing
+    return ndimage.gaussian_filter(single, sigma, mode="nearest") if rules.smoothing_mm else single
 
 
 def _semantic(probabilities: NDArray[Any], scheme: InstanceScheme, rules: ResolvedRules) -> NDArray[np.uint16]:

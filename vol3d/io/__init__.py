@@ -11,7 +11,7 @@ from vol3d.io.budget import available_memory
 from vol3d.io.digest import sha256
 from vol3d.io.names import default_output, find, is_volume, preview_path, split_name
 from vol3d.io.pairs import pair
-from vol3d.io.reading import info, read, read_labels, read_weights
+from vol3d.io.reading import info, read, read_labels, read_target, read_weights
 from vol3d.io.writing import require_writable, write_image, write_labels
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ __all__ = [
     "preview_path",
     "read",
     "read_labels",
+    "read_target",
     "read_weights",
     "require_writable",
     "sha256",

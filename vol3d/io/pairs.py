@@ -10,7 +10,10 @@ from vol3d.errors import ConfigError
 from vol3d.io.formats import split_suffix
 from vol3d.io.names import split_name
 
-_WORDS = "sparse|dense|labels?|seg|segm|segmentations?|masks?|gt|annotations?|annotated|painted|images?|img|im|raw|scan"
+_WORDS = (
+    "sparse|dense|labels?|seg|segm|segmentations?|masks?|gt|annotations?|annotated|painted|values?|targets?|instances?|"
+    "panoptic|images?|img|im|raw|scan"
+)
 _WORD = re.compile(rf"(?:^|[/_\-. ])(?:{_WORDS})$", re.IGNORECASE)
 _CHANNEL = re.compile(r"_000\d$")
 

@@ -61,12 +61,15 @@ def read_weights(path: str, *, xform: Xform | None = None, max_bytes: int | None
 
 
 def read_target(path: str, *, xform: Xform | None = None, max_bytes: int | None = None) -> Volume:
-    """Values per voxel to regress on, as a float32 `Volume` (1, X, Y, Z); default HDF5 dataset: label.
+    """Values per voxel to regress on, as a float32 `Volume` (1, X, Y, Z); default HDF5 dataset: values, else label.
 
     NaN stays: nobody measured that voxel. Raises `FileFormatError` for values that are infinite in float32, and what
     `read` raises.
     """
-    volume = _single(_load(locate(path, "label"), None, xform, max_bytes), "targets")
+    location = locate(path, "values")
+    if location.dataset == "values" and location.path.is_file() and not hdf5.holds(location.path, "values"):
+        location = locate(path, "label")
+    volume = _single(_load(location, None, xform, max_bytes), "targets")
     values = require_target(volume.array, volume.name)
     return Volume(values, volume.affine, volume.name, volume.forms, volume.attributes)
 

@@ -1,7 +1,7 @@
 """U-Net's weight map: a narrow gap between two objects counts more (Ronneberger et al. 2015, arXiv 1505.04597, eq. 2).
 
-Only annotated voxels are known. Sparse labels are annotated planes, and distances are measured within each plane, in
-2-D; dense labels are measured in 3-D.
+Only annotated voxels are known. Of annotated planes distances are measured within each plane, in 2-D; of dense labels
+in 3-D.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ def border_weights(
     instances: integers (X, Y, Z), one number > 0 per object, 0 = no object; or bool, the foreground, whose connected
     parts (corner neighbours included) are then the objects, found in each plane by itself, or in 3-D. labeled: bool
     (X, Y, Z); what `instances` says elsewhere has no influence: an unlabeled voxel belongs to no object.
-    spacing_mm: along X, Y, Z. planes: annotated planes as (axis, index).
+    spacing_mm: along X, Y, Z. planes: annotated planes as (axis, index), none for distances in 3-D.
 
-    d1 and d2, in mm: distance between voxel centres to the nearest and to the second nearest object. Where at least
-    half of the voxels are labeled, or an axis has one voxel, distances are those of the whole grid. Else they are
-    those within each plane, and a voxel of several planes has the largest weight; labeled voxels outside all planes
-    weigh 1. The term is for voxels of no object, which keep objects apart. A voxel within an object weighs 1, unless
+    d1 and d2, in mm: distance between voxel centres to the nearest and to the second nearest object. With planes they
+    are those within each plane, and a voxel of several planes has the largest weight; labeled voxels outside all planes
+    weigh 1. Without, they are those of the whole grid, of which at least half must be labeled, or an axis has one
+    voxel. The term is for voxels of no object, which keep objects apart. A voxel within an object weighs 1, unless
     it touches another object (over a corner, too), with nothing in between: there d1 = 0, d2 is the distance to that
     object, and the common boundary is raised from both sides. The balance of classes is no part of this map.
 
@@ -87,13 +87,13 @@ def _check(
 
 def _parts(labeled: NDArray[np.bool_], planes: Sequence[tuple[int, int]]) -> list[tuple[slice | int, ...]]:
     """Indices of what is measured at once: the whole grid, or every plane."""
-    if labeled.mean() >= _DENSE or (1 in labeled.shape and planes):
+    if not planes:
+        if labeled.any() and labeled.mean() < _DENSE and 1 not in labeled.shape:
+            raise LabelError(
+                f"expected annotated planes or at least half of the voxels labeled, found {labeled.mean():.1%} of them "
+                "and no plane: distances between objects are unknown there; leave the border weights out"
+            )
         return [(slice(None),) * 3]
-    if labeled.any() and not planes:
-        raise LabelError(
-            f"expected annotated planes or at least half of the voxels labeled, found {labeled.mean():.1%} of them and "
-            "no plane: distances between objects are unknown there; leave the border weights out"
-        )
     return [tuple(index if a == axis else slice(None) for a in range(3)) for axis, index in planes]
 
 

@@ -95,7 +95,12 @@ def require_modest(config: MonaiConfig) -> None:
     numbers = [value for _, value in values if isinstance(value, int | float)]
     too_large = [value for value in numbers if not abs(value) <= _LARGEST_NUMBER]
     layers = [value for key, value in values if key in entry.counts and isinstance(value, int)]
-    if too_large or len(values) > _MOST_VALUES or max(layers, default=0) > _MOST_LAYERS or sum(layers) > 2 * _MOST_LAYERS:
+    if (
+        too_large
+        or len(values) > _MOST_VALUES
+        or max(layers, default=0) > _MOST_LAYERS
+        or sum(layers) > 2 * _MOST_LAYERS
+    ):
         found = f"{too_large[0]:.6g}" if too_large else f"{len(values)} values, {sum(layers)} layers"
         raise ModelError(f"arguments of MONAI's {config.monai} are beyond what can be built: found {found}")
     unsafe = sorted({key for key, _ in values} & _UNSAFE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -42,8 +43,13 @@ def painted_slices(labeled: NDArray[np.bool_], fraction: float = 0.5) -> list[tu
     return found
 
 
-def hold_out(labels: SparseLabels, every: int) -> HoldOut:
-    """Keep every `every`-th annotated slice out of training. every: 0 holds out nothing.
+def plane_name(axis: int, index: int) -> str:
+    """A plane of the grid as it is, such as z=12."""
+    return f"{_AXES[axis]}={index}"
+
+
+def hold_out(labels: SparseLabels, every: int, name: Callable[[int, int], str] = plane_name) -> HoldOut:
+    """Keep every `every`-th annotated slice out of training. every: 0 holds out nothing. name: of (axis, index).
 
     A voxel where a held-out slice crosses a training slice counts for neither. Labels that are not slices
     (scribbles), or that cover most of the volume, are split by blocks of 16 voxels. With fewer than four slices,
@@ -63,7 +69,7 @@ def hold_out(labels: SparseLabels, every: int) -> HoldOut:
             kept = _planes(labels.labeled.shape, [s for s in slices if s not in chosen])
             split = _split(labels, ~away, away & ~kept)
             if split is not None:
-                names = ", ".join(f"{_AXES[axis]}={index}" for axis, index in chosen)
+                names = ", ".join(name(axis, index) for axis, index in chosen)
                 return HoldOut(*split, f"held out for validation: {len(chosen)} of {len(slices)} slices ({names})")
     return HoldOut(labels, None, "no slice can be held out without losing a class from training")
 

@@ -26,6 +26,13 @@ class Case:
     scan: dict[str, Any]
     target: np.ndarray[Any, Any] | None = None
 
+    def file_plane(self, axis: int, index: int) -> str:
+        """A plane of the prepared grid as the file counts it, such as z=12; the nearest one where it was resampled."""
+        stored = self.scan["order"][axis]
+        length = self.scan["shape"][stored]
+        at = round((index + 0.5) * length / self.shape[axis] - 0.5)
+        return f"{'xyz'[stored]}={length - 1 - at if self.scan['flips'][axis] else at}"
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """Prepared grid (X, Y, Z)."""

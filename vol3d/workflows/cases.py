@@ -15,7 +15,6 @@ from vol3d.errors import ConfigError, LabelError
 from vol3d.transforms import Preprocessing
 from vol3d.volume import SparseLabels, Volume
 from vol3d.workflows.case import Case
-from vol3d.workflows.gaps import with_border_weights
 from vol3d.workflows.listener import Listener
 from vol3d.workflows.meaning import Meaning, find_meaning, read_truth
 from vol3d.workflows.sources import Source, Spacing, content_hash, image_volume
@@ -65,8 +64,7 @@ def load(
         hashes = {"image": content_hash(source), "labels": content_hash(files.labels[number])}
         if files.weights:
             hashes["weights"] = content_hash(files.weights[number])
-        case = _prepare(image, sparse, meaning.target(labels), preprocessing, hashes)
-        cases.append(with_border_weights(case, meaning, config.loss))
+        cases.append(_prepare(image, sparse, meaning, meaning.target(labels), preprocessing, hashes))
     if not cases:
         raise LabelError(
             f"{label_volumes[0].name}: expected labeled voxels, found none. Paint some, or mend --unlabeled."
@@ -94,6 +92,7 @@ def _weight(files: TrainingFiles, number: int, image: Volume, config: Config) ->
 def _prepare(
     image: Volume,
     labels: SparseLabels,
+    meaning: Meaning,
     target: np.ndarray[Any, Any] | None,
     preprocessing: Preprocessing,
     hashes: dict[str, str],
@@ -105,10 +104,12 @@ def _prepare(
         "spacing_mm": image.affine.orientation.apply_spacing(image.affine.spacing).tolist(),
         "orientation": image.affine.codes,
         "order": tuple(image.affine.orientation.order),
+        "flips": tuple(image.affine.orientation.flips),
         "intensities": prepared.statistics,
         "sha256": hashes,
     }
     fitted = preprocessing.apply_labels(labels, image.affine)  # the two may differ by a hair
+    fitted = meaning.prepared(fitted, (x, y, z))
     if target is not None:
         target = preprocessing.apply_labels(replace(labels, classes=target, weight=None), image.affine).classes
     return Case(

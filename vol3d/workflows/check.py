@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vol3d.config import Config, DataConfig, LabelsConfig, Task
+from vol3d.config import Config, DataConfig, InstancesConfig, LabelsConfig, Task
 from vol3d.errors import GeometryError, LabelError
 from vol3d.sampling import painted_slices
 from vol3d.volume import Volume
@@ -85,14 +85,16 @@ def check(
     config: LabelsConfig | None = None,
     data: DataConfig | None = None,
     task: Task = "semantic",
+    instances: InstancesConfig | None = None,
     spacing_mm: Spacing = None,
 ) -> Check:
     """Read both files, compare their grids and count what is labeled. Raises only where a file cannot be read.
 
-    What 0 means is never guessed into effect: the evidence is stated, and `train` asks. task: what `train` would learn.
+    What 0 means is never guessed into effect: the evidence is stated, and `train` asks. task, instances: what
+    `train` would learn.
     """
     meaning, files = config or LabelsConfig(), data or DataConfig()
-    whole = Config(task=task, data=files, labels=meaning)
+    whole = Config(task=task, data=files, labels=meaning, instances=instances or InstancesConfig())
     scan, drawn = image_volume(image, files, spacing_mm), read_truth(labels, whole, spacing_mm)
     problems: list[str] = []
     try:

@@ -61,7 +61,7 @@ def describe(network: AnyNetworkConfig) -> str:
 def _across(plan: Plan) -> str:
     if not plan.planes:
         return ""
-    letters = ", ".join(plan.config.sampling.planes or ())
+    letters = ", ".join(plan.config.sampling.planes or [f"axis {axis + 1} in closest RAS" for axis in plan.planes])
     return f", slice by slice across {letters}" + (" (probabilities averaged)" if len(plan.planes) > 1 else "")
 
 

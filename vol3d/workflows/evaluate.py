@@ -21,6 +21,7 @@ from vol3d.workflows.evaluations import (
 )
 from vol3d.workflows.labels import annotated_planes, code_counts, stored_names, unlabeled_codes
 from vol3d.workflows.sources import Source, Spacing, label_volume, target_volume
+from vol3d.workflows.targets import known_values
 
 __all__ = ["Evaluation", "Scoring", "evaluate", "evaluate_task"]
 
@@ -64,10 +65,6 @@ class Scoring:
             raise ConfigError(f"a divisor and things go with the task panoptic, found {self.task}")
         if self.divisor is not None and self.divisor < 2:
             raise ConfigError(f"expected a divisor of 2 or more, found {self.divisor}")
-        if self.task == "regression" and (self.labels.unlabeled or self.labels.dense):
-            raise ConfigError(
-                "regression takes no unlabeled code and is never declared dense: NaN in the reference means unlabeled"
-            )
 
 
 def evaluate(
@@ -107,10 +104,8 @@ def evaluate_task(
     """Score one prediction as `scoring` says. Raises as `evaluate` does; see there for the arguments."""
     if scoring.task == "semantic":
         return _semantic(prediction, reference, scoring, leave_out, spacing_mm)
-    if leave_out is not None and scoring.task == "regression":
-        raise ConfigError("regression takes no labels to leave out (--except): set NaN in the reference instead")
     if scoring.task == "regression":
-        return _regression(prediction, reference, scoring, spacing_mm)
+        return _regression(prediction, reference, scoring, leave_out, spacing_mm)
     predicted, truth, mask = _compared(prediction, reference, scoring, leave_out, spacing_mm)
     what = "objects are compared as a whole" if scoring.task == "instances" else "segments are compared as a whole"
     _require_dense(truth, mask, leave_out, what, "score classes (--task semantic)")
@@ -174,13 +169,14 @@ def _instances(predicted: Volume, truth: Volume) -> InstanceEvaluation:
 
 
 def _panoptic(predicted: Volume, truth: Volume, scoring: Scoring) -> PanopticEvaluation:
+    from vol3d.instances import split
     from vol3d.metrics.panoptic import panoptic_scores
 
     divisor = _DIVISOR if scoring.divisor is None else scoring.divisor
     classes, instances = [], []
     numbered: set[int] = set()
     for volume in (predicted, truth):
-        kinds, numbers = np.divmod(volume.array[0].astype(np.uint64), np.uint64(divisor))
+        kinds, numbers = split(volume.array[0], divisor)
         classes.append(kinds)
         instances.append(numbers)
         numbered |= {code // divisor for code in code_counts(volume) if code % divisor}
@@ -191,17 +187,22 @@ def _panoptic(predicted: Volume, truth: Volume, scoring: Scoring) -> PanopticEva
     return PanopticEvaluation(scores, names, things, truth.array[0].size)
 
 
-def _regression(prediction: Source, reference: Source, scoring: Scoring, spacing_mm: Spacing) -> RegressionEvaluation:
+def _regression(
+    prediction: Source, reference: Source, scoring: Scoring, leave_out: Source | None, spacing_mm: Spacing
+) -> RegressionEvaluation:
     data = DataConfig(xform=scoring.xform)
     predicted = target_volume(prediction, data, spacing_mm)
     truth = target_volume(reference, data, spacing_mm)
     truth.require_same_grid(predicted)
-    mask = np.isfinite(truth.array[0])
-    planes = annotated_planes(truth, scoring.labels)
-    if planes is not None:
-        mask &= planes
+    config = scoring.labels
+    slices_of_other = LabelsConfig(unlabeled=config.unlabeled) if leave_out is not None else config
+    mask = known_values(truth, slices_of_other)
+    if leave_out is not None:
+        drawn = target_volume(leave_out, data, spacing_mm)
+        truth.require_same_grid(drawn)
+        mask &= ~known_values(drawn, config)
     if not mask.any():
-        raise LabelError(f"{truth.name}: no voxel is left to compare; every one is NaN or outside --annotated-slices")
+        raise LabelError(f"{truth.name}: no voxel is left to compare; every one is NaN, unlabeled or left out")
     strange = int(np.count_nonzero(~np.isfinite(predicted.array[0][mask])))
     if strange:
         raise LabelError(

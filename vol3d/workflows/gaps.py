@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vol3d.config import LossConfig
 from vol3d.errors import ConfigError
 from vol3d.losses import border_weights
+from vol3d.sampling import painted_slices
 from vol3d.workflows.case import Case
 from vol3d.workflows.meaning import Meaning
 from vol3d.workflows.objects import annotated
 
 
-def with_border_weights(case: Case, meaning: Meaning, loss: LossConfig) -> Case:
+def with_border_weights(case: Case, meaning: Meaning, loss: LossConfig, across: Sequence[int] = ()) -> Case:
     """The case with every labeled voxel's weight raised where it lies between objects; as it is where w0 is 0.
 
     Objects are the connected parts of the classes `loss.border_classes`; where objects are learned, their insides.
+    across: of a 2-D network, the axes across which it goes: objects are then those of its planes.
     Raises `ConfigError` where that makes no sense.
     """
     if not loss.border:
@@ -28,13 +32,22 @@ def with_border_weights(case: Case, meaning: Meaning, loss: LossConfig) -> Case:
         foreground,
         labels.labeled,
         case.spacing_mm,
-        planes=annotated(labels.labeled),
+        planes=_planes(labels.labeled, across),
         w0=loss.border,
         sigma_mm=loss.border_sigma_mm,
     )
     if labels.weight is not None:
         weights = weights * labels.weight
     return replace(case, labels=replace(labels, weight=weights))
+
+
+def _planes(labeled: NDArray[np.bool_], across: Sequence[int]) -> list[tuple[int, int]]:
+    """Planes within which distances are measured, (axis, index); none for the volume."""
+    if not across:
+        return annotated(labeled)
+    painted = painted_slices(labeled)
+    seen = [(axis, index) for axis, index in painted if axis in across]
+    return seen or painted
 
 
 def _object_indices(meaning: Meaning, loss: LossConfig) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +38,10 @@ class LabelMeaning:
             codes = np.where(mask, codes, self.table.codes[0]).astype(codes.dtype)
         classes, labeled = self.table.encode(codes, volume.name)
         return SparseLabels(classes, labeled if mask is None else labeled & mask, volume.affine, volume.name, weight)
+
+    def prepared(self, labels: SparseLabels, spacing_mm: Sequence[float]) -> SparseLabels:  # noqa: ARG002, PLR6301 RUF100
+        """The labels as they are: the network answers classes."""
+        return labels
 
     def target(self, volume: Volume) -> None:
         """Nothing: classes are all there is to learn."""

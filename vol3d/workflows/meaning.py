@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -34,7 +35,11 @@ class Meaning(Protocol):
         ...
 
     def sparse(self, volume: Volume, weight: NDArray[np.float32] | None = None) -> SparseLabels:
-        """What the network should answer, and where somebody annotated."""
+        """What a file says, on its own grid, and where somebody annotated."""
+        ...
+
+    def prepared(self, labels: SparseLabels, spacing_mm: Sequence[float]) -> SparseLabels:
+        """What the network should answer, from what `sparse` gave, brought to the prepared grid."""
         ...
 
     def target(self, volume: Volume) -> NDArray[Any] | None:

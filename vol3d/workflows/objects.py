@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from vol3d.errors import LabelError
 from vol3d.instances import InstanceScheme, SemanticClass, encode
 from vol3d.sampling import painted_slices
 from vol3d.volume import LabelTable, SparseLabels, Volume
-from vol3d.workflows.labels import annotated_planes, labeled_counts, say_coverage, stored_names
+from vol3d.workflows.labels import annotated_planes, code_counts, labeled_counts, say_coverage, stored_names
 
 _DENSE = 0.5
 
@@ -31,14 +32,18 @@ class ObjectMeaning:
     border_mm: float | None
 
     def sparse(self, volume: Volume, weight: NDArray[np.float32] | None = None) -> SparseLabels:
-        """The labels of one file: (1, X, Y, Z) object numbers → what the network should answer, and mask."""
+        """The labels of one file: (1, X, Y, Z) → object numbers as the file has them, and mask."""
         values = volume.array[0]
         labeled = ~np.isin(values, self.unlabeled)
         mask = annotated_planes(volume, self.config)
         labeled = labeled if mask is None else labeled & mask
-        planes = annotated(labeled)
-        classes = encode(values, labeled, planes, volume.affine.spacing.tolist(), self.scheme, self.border_mm)
-        return SparseLabels(classes, labeled, volume.affine, volume.name, weight)
+        return SparseLabels(values, labeled, volume.affine, volume.name, weight)
+
+    def prepared(self, labels: SparseLabels, spacing_mm: Sequence[float]) -> SparseLabels:
+        """Stuff, inside and border: found on the prepared grid, where a thin border would not survive a resampling."""
+        planes = annotated(labels.labeled)
+        classes = encode(labels.classes, labels.labeled, planes, spacing_mm, self.scheme, self.border_mm)
+        return replace(labels, classes=classes)
 
     def target(self, volume: Volume) -> None:
         """Nothing: classes are all there is to learn."""
@@ -67,9 +72,28 @@ def decide_objects(
         )
     rules = ObjectRules(**{name: getattr(instances, name) for name in ObjectRules.model_fields})
     spec = TaskSpec(kind="panoptic" if panoptic else "instances", scheme=scheme.to_json(), rules=rules)
-    said = f"{int((numbers > 0).sum())} objects in {', '.join(c.name for c in scheme.classes)}"
+    said = f"{_count(volumes, labels, scheme, unlabeled)} in {', '.join(c.name for c in scheme.classes)}"
     said += f"; {say_coverage(labels, unlabeled)}"
     return ObjectMeaning(scheme.output_table(), labels, said, spec, scheme, unlabeled, instances.border_mm)
+
+
+def class_names(stored: dict[int, str], divisor: int) -> dict[int, str]:
+    """Names that a panoptic file keeps, code → name: under class code × divisor, as predictions have them, or the code.
+
+    Where every name stands under a multiple of the divisor, those are class codes × divisor.
+    """
+    if stored and all(code % divisor == 0 for code in stored):
+        return {code // divisor: name for code, name in stored.items()}
+    return stored
+
+
+def _count(volumes: list[Volume], labels: LabelsConfig, scheme: InstanceScheme, unlabeled: tuple[int, ...]) -> str:
+    """How many labeled objects there are in all files, in words; a number of one file is not that of another."""
+    count = 0
+    for volume in volumes:
+        present = [code for code in code_counts(volume, annotated_planes(volume, labels)) if code not in unlabeled]
+        count += int((scheme.meaning(np.array(present, dtype=np.int64), volume.name)[1] > 0).sum())
+    return f"{count} object{'s'[: count != 1]}"
 
 
 def _scheme(
@@ -79,7 +103,7 @@ def _scheme(
     codes, numbers = np.divmod(present, instances.divisor)
     names: dict[int, Any] = {0: "background"}
     for volume in volumes:
-        names |= stored_names(volume)
+        names |= class_names(stored_names(volume), instances.divisor)
     names |= {c.code: c.name for c in labels.classes}
     things = set(codes[numbers > 0].tolist()) if instances.things is None else set(instances.things)
     known = sorted(set(codes.tolist()) | {c.code for c in labels.classes})

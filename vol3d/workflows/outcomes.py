@@ -75,7 +75,14 @@ def _objects(
     scheme = InstanceScheme.from_json(bundle.task.scheme)
     rules = InstanceRules(**(bundle.task.rules or ObjectRules()).model_dump())
     codes, numbers = instances_from(probabilities_, scheme, volume.affine.spacing.tolist(), rules)
-    array = numbers if scheme.divisor is None else join(codes, numbers, scheme.divisor)
+    array, names, said = numbers, None, ""
+    if scheme.divisor is not None:
+        divisor = scheme.divisor
+        while divisor <= int(numbers.max()):
+            divisor *= 10
+        array = join(codes, numbers, divisor)
+        names = {c.code * divisor: c.name for c in scheme.classes}
+        said = f", written as class code × {divisor} + object number"
     shown = np.where(numbers > 0, (numbers.astype(np.int64) - 1) % _COLORS + 1, 0).astype(np.uint8)
     table = LabelTable(
         (
@@ -88,7 +95,7 @@ def _objects(
     )
     count = sum(len(np.unique(numbers[(codes == thing) & (numbers > 0)])) for thing in scheme.things)
     kept = probabilities_ if probabilities else None
-    return Outcome(array, None, shown, table, kept, f"{count} object{'s'[: count != 1]}")
+    return Outcome(array, names, shown, table, kept, f"{count} object{'s'[: count != 1]}{said}")
 
 
 def _heat(part: float) -> tuple[int, int, int]:

@@ -58,7 +58,7 @@ def make_plan(config: Config, grids: list[Grid], channels: int, names: tuple[str
     seen = _seen(grid, planes)
     patch = None if config.sampling.patch_size is None else _sized(config.sampling.patch_size, wanted.dimensions)
     if isinstance(wanted, PlannedNetwork):
-        papers = device.is_gpu and patch is None and wanted.plan == "unet"
+        papers = device.is_gpu and patch is None and wanted.plan == "unet" and wanted.width is None
         patch = patch or (PAPER_PATCH[wanted.dimensions] if papers else small_patch(seen))
         network = paper_unet(wanted) if papers else small_network(wanted, patch, seen.spacing_mm)
     else:
@@ -75,7 +75,7 @@ def make_plan(config: Config, grids: list[Grid], channels: int, names: tuple[str
         update={
             "network": network,
             "sampling": config.sampling.model_copy(
-                update={"patch_size": size, "batch_size": batch, "planes": _letters(planes, grid)}
+                update={"patch_size": size, "batch_size": batch, "planes": _letters(planes, grids)}
             ),
             "augment": config.augment.model_copy(update=_flips(config, names)),
             "training": training.model_copy(update=changes),
@@ -111,9 +111,10 @@ def _planes(config: Config, dimensions: int, grids: list[Grid]) -> tuple[int, ..
     return (0, 1, 2)
 
 
-def _letters(planes: tuple[int, ...], grid: Grid) -> tuple[str, ...] | None:
-    """The axes of the files that these prepared axes were; None for none."""
-    return tuple(sorted("xyz"[grid.order[axis]] for axis in planes)) or None
+def _letters(planes: tuple[int, ...], grids: list[Grid]) -> tuple[str, ...] | None:
+    """The axes of the files that these prepared axes were; None for none, and where the files do not agree."""
+    found = {tuple(sorted("xyz"[grid.order[axis]] for axis in planes)) for grid in grids}
+    return (found.pop() or None) if len(found) == 1 else None
 
 
 def _seen(grid: Grid, planes: tuple[int, ...]) -> Grid:

@@ -16,6 +16,7 @@ from vol3d.config import (
     UNetConfig,
     UNetPlusPlusConfig,
 )
+from vol3d.errors import ConfigError
 
 PAPER_PATCH = {2: (572, 572), 3: (132, 132, 116)}
 _PAPER_ENCODER = {
@@ -87,9 +88,14 @@ def small_network(wanted: PlannedNetwork, patch: Sizes, spacing_mm: Sequence[flo
     if wanted.plan == "fcn":
         return _small_fcn(dimensions, width, spacing_mm)
     widths = tuple(width * 2**level for level in range(len(kernels)))
-    if wanted.plan == "unet_plus_plus" and len(widths) > 1:
+    if wanted.plan in {"unet_plus_plus", "unet3plus"} and len(widths) < 2:
+        raise ConfigError(
+            f"{wanted.plan} needs two levels, for which a patch of {'×'.join(map(str, patch))} voxels is too small: "
+            f"give a larger sampling.patch_size (from {2 * _DEEPEST} voxels on), or take --network unet"
+        )
+    if wanted.plan == "unet_plus_plus":
         return UNetPlusPlusConfig(dimensions=dimensions, widths=widths, kernels=kernels, pooling=pooling)
-    if wanted.plan == "unet3plus" and len(widths) > 1:
+    if wanted.plan == "unet3plus":
         return UNet3PlusConfig(dimensions=dimensions, widths=widths, joined=width, kernels=kernels, pooling=pooling)
     encoder = tuple((w, w) for w in widths)
     return UNetConfig(dimensions=dimensions, encoder=encoder, kernels=kernels, pooling=pooling, padding="same")

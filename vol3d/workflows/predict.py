@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,17 +14,19 @@ from numpy.typing import NDArray
 from vol3d import inference, io
 from vol3d.bundle import ModelBundle
 from vol3d.config import DataConfig, InferenceConfig
-from vol3d.errors import ConfigError, ModelError
+from vol3d.errors import ConfigError, ModelError, ResourceError
+from vol3d.io.names import locate
 from vol3d.report import preview_png
 from vol3d.transforms import PreparedImage, Preprocessing
 from vol3d.volume import LabelTable, Slab, Volume
-from vol3d.workflows.device import Device, exact, pick_device
+from vol3d.workflows.device import Device, exact, memory_bytes, pick_device
 from vol3d.workflows.listener import Listener, Quiet
 from vol3d.workflows.models import find_model
 from vol3d.workflows.outcomes import Outcome, outcome
 from vol3d.workflows.sources import Source, Spacing, image_volume
 from vol3d.workflows.tiling import tile_plans
 
+_OBJECT_VOLUMES = 10  # float32 volumes beside the probabilities, measured
 RESULT_TAGS = (("_seg", "label"), ("_values", "values"))  # of labels, of a regression: tag and HDF5 dataset
 
 
@@ -94,6 +97,7 @@ def predict(
     warnings = tuple(unlike_training(volume, bundle.training_range))
     device = exact(pick_device(choice.device))
     network = bundle.build(device.name)
+    require_memory(volume, bundle, choice)
     prepared = Preprocessing.from_json(bundle.preprocessing).apply(volume)
     warnings += tuple(intensities_unlike_training(prepared.statistics, bundle.training_range))
     for text in warnings:
@@ -111,6 +115,22 @@ def predict(
     if target is not None:
         preview = _write(target, found, volume, bundle, choice, tell)
     return Prediction(found.array, bundle.labels, found.probabilities, target, preview, warnings)
+
+
+def require_memory(volume: Volume, bundle: ModelBundle, choice: PredictOptions) -> None:
+    """Raise `ResourceError` before hours of work where objects could not be told apart in the memory at hand.
+
+    They are made of the class probabilities of the whole volume.
+    """
+    if bundle.task.scheme is None:
+        return
+    needed = 4.0 * math.prod(volume.shape) * (len(bundle.labels) + _OBJECT_VOLUMES)
+    allowed = memory_bytes(Device("cpu"), choice.max_memory_gb)
+    if needed > allowed:
+        raise ResourceError(
+            f"{volume.name}: telling objects apart takes about {needed / 1e9:.2g} GB, since it looks at the whole "
+            f"volume; {allowed / 1e9:.2g} GB are allowed. Allow more with --max-memory, or cut the scan into parts."
+        )
 
 
 def _write(
@@ -213,7 +233,8 @@ def intensities_unlike_training(statistics: list[dict[str, float]], training: di
 
 def _target(scan: Source, output: str | Path | None, bundle: ModelBundle) -> str | None:
     if output is not None:
-        return str(output)
+        location = locate(str(output), RESULT_TAGS[bundle.task.kind == "regression"][1])
+        return f"{location.path}:{location.dataset}" if location.dataset else str(output)
     return default_target(str(scan), bundle) if isinstance(scan, (str, Path)) else None
 
 

@@ -97,6 +97,10 @@ def _network(base: Any, chosen: Options) -> Options:  # noqa: ANN401  whatever a
 
 
 def _anchor_paths(mapping: Options, folder: Path) -> Options:
+    network = mapping.get("network")
+    if isinstance(network, dict) and isinstance(network.get("encoder_weights"), str):
+        file = str((folder / network["encoder_weights"]).absolute())
+        mapping = {**mapping, "network": {**network, "encoder_weights": file}}
     data = mapping.get("data")
     if not isinstance(data, dict):
         return mapping

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ from vol3d.volume import LabelTable, SparseLabels, Volume
 from vol3d.workflows.labels import annotated_planes, say_coverage
 
 _BINS = 8
+_MOST = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,17 +32,21 @@ class TargetMeaning:
 
     def sparse(self, volume: Volume, weight: NDArray[np.float32] | None = None) -> SparseLabels:
         """Which voxels of (1, X, Y, Z) have a value; `classes` are ranges of values, from low to high."""
-        values, labeled = volume.array[0], known(volume, self.config)
+        values, labeled = volume.array[0], known_values(volume, self.config)
         kinds = np.where(labeled, np.searchsorted(self.edges, np.where(labeled, values, 0), side="right"), 0)
         return SparseLabels(kinds.astype(np.uint8), labeled, volume.affine, volume.name, weight)
+
+    def prepared(self, labels: SparseLabels, spacing_mm: Sequence[float]) -> SparseLabels:  # noqa: ARG002
+        """The labels as they are: ranges of values."""
+        return labels
 
     def target(self, volume: Volume) -> NDArray[np.float32]:
         """What the network should answer, float32 (X, Y, Z); 0 where no value is known."""
         scaled = (volume.array[0].astype(np.float64) - self.spec.mean) / self.spec.sd
-        return np.where(known(volume, self.config), scaled, 0).astype(np.float32)
+        return np.where(known_values(volume, self.config), scaled, 0).astype(np.float32)
 
 
-def known(volume: Volume, config: LabelsConfig) -> NDArray[np.bool_]:
+def known_values(volume: Volume, config: LabelsConfig) -> NDArray[np.bool_]:
     """Where a file of values has one: neither NaN nor an unlabeled code, and within the annotated slices."""
     values = volume.array[0]
     labeled = ~np.isnan(values)
@@ -50,9 +56,29 @@ def known(volume: Volume, config: LabelsConfig) -> NDArray[np.bool_]:
     return labeled if mask is None else labeled & mask
 
 
+def _refuse_ambiguous_value(volume: Volume, config: LabelsConfig) -> None:
+    """Raise `LabelError` where one value covers most of a file and nobody said whether it means unlabeled."""
+    if config.dense or config.unlabeled or config.annotated_slices:
+        return
+    values, counts = np.unique(volume.array[0], return_counts=True)  # NaNs are one value
+    value, share = float(values[counts.argmax()]), float(counts.max() / counts.sum())
+    if share > _MOST and not np.isnan(volume.array[0]).any():
+        code = f"--unlabeled {value:g} (nobody measured there), " if value >= 0 and value.is_integer() else ""
+        raise LabelError(
+            f"{volume.name}: value {value:g} covers {100 * share:.1f} % of the voxels; is it known there? Say {code}"
+            "--annotated-slices z=10,20 (known in those slices alone) or --dense (known everywhere), or write NaN "
+            "where it is not known."
+        )
+
+
 def decide_targets(volumes: list[Volume], config: LabelsConfig) -> TargetMeaning:
-    """Mean, spread and ranges of all known values. Raises `LabelError` where there are none, or all are the same."""
-    parts = [volume.array[0][known(volume, config)] for volume in volumes]
+    """Mean, spread and ranges of all known values. Raises `LabelError` where there are none, or all are the same.
+
+    A value that covers most of a file that has no NaN is not taken for one unasked: it may mean that nobody measured.
+    """
+    for volume in volumes:
+        _refuse_ambiguous_value(volume, config)
+    parts = [volume.array[0][known_values(volume, config)] for volume in volumes]
     values = np.concatenate(parts).astype(np.float64)
     names = ", ".join(volume.name for volume in volumes)
     if not values.size:

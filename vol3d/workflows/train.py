@@ -13,6 +13,7 @@ from vol3d.workflows.budget import Budget
 from vol3d.workflows.cases import TrainingFiles, gather, load
 from vol3d.workflows.demo import demo_config
 from vol3d.workflows.device import pick_device
+from vol3d.workflows.gaps import with_border_weights
 from vol3d.workflows.listener import Listener, Quiet
 from vol3d.workflows.plan import Grid, Plan, make_plan
 from vol3d.workflows.processes import leads
@@ -67,6 +68,7 @@ def train(  # noqa: PLR0913  the verb that everything hangs on
     cases, meaning = load(files, settled, preprocessing, tell, spacing_mm)
     grids = [Grid(case.shape, case.spacing_mm, case.scan["order"]) for case in cases]
     plan = make_plan(settled, grids, cases[0].image.shape[0], meaning.table.names, device)
+    cases = [with_border_weights(case, meaning, settled.loss, plan.planes) for case in cases]
     if dry_run:
         return plan
     tell.note(meaning.said)
@@ -104,7 +106,11 @@ def _with_files(config: Config, files: TrainingFiles) -> Config:
         )
 
     data = {"images": names(files.images), "labels": names(files.labels), "weights": names(files.weights)}
-    return config.model_copy(update={"data": config.data.model_copy(update=data)})
+    changes: dict[str, Any] = {"data": config.data.model_copy(update=data)}
+    weights = getattr(config.network, "encoder_weights", None)
+    if config.network is not None and weights is not None:
+        changes["network"] = config.network.model_copy(update={"encoder_weights": str(Path(weights).absolute())})
+    return config.model_copy(update=changes)
 
 
 def _listed(sources: Source | Sequence[Source] | None) -> list[Source]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vol3d import report
+from vol3d import io, report
 from vol3d.bundle import ModelBundle
 from vol3d.config import AnyNetworkConfig
 from vol3d.networks import build, load_encoder_weights, reestimate
@@ -97,7 +97,6 @@ class TrainingRun:
         """Fit, measure, save."""
         generator = torch.Generator().manual_seed(self.plan.config.training.seed)
         network = build(self.plan.network, self.plan.channels, self.plan.outputs, generator=generator)
-        self._take_encoder(network)
         loss = make_loss(self.plan.config.loss, self.meaning, self.known, network)
         state: TrainingState | None = None
         if resuming and not any(self.run.checkpoints.glob("checkpoint-*")):
@@ -106,6 +105,8 @@ class TrainingRun:
             state = load_checkpoint(self.run.checkpoints)
             self.held.scores = self.run.scores_until(state.iteration, self.held)
             self.tell.note(f"resuming {self.run.folder} after iteration {state.iteration}")
+        if state is None:
+            self._take_encoder(network)
         length = self.run.length or agree(
             self.budget.length(network, self.patches, loss, self._settings(1), self.fabric, self.held, self.tell),
             self.fabric,
@@ -145,7 +146,7 @@ class TrainingRun:
             labels=self.table,
             statistics="current" if self.plan.config.training.batch_statistics == "current" else "running",
             training_range=training_range(self.cases) | {"channel": self.plan.config.data.channel},
-            provenance=provenance(self.cases, result.state.iteration),
+            provenance=provenance(self.cases, result.state.iteration) | self._encoder_hash(),
             task=self.spec,
         )
         model = self.run.folder / MODEL_FILE
@@ -207,6 +208,11 @@ class TrainingRun:
         file = getattr(self.plan.network, "encoder_weights", None)
         if file is not None:
             self.tell.note(load_encoder_weights(network, read_encoder_weights(file)))
+            self.run.record["encoder_weights_sha256"] = io.sha256(file)
+
+    def _encoder_hash(self) -> dict[str, str]:
+        key = "encoder_weights_sha256"
+        return {key: self.run.record[key]} if key in self.run.record else {}
 
     def _images(self, stage: Stage, iterations: int) -> Iterator[torch.Tensor]:
         """Inputs for the statistics of BatchNorm: the first samples of what the last stage learned from."""
@@ -226,7 +232,7 @@ class TrainingRun:
 def split_cases(cases: list[Case], every: int) -> list[HoldOut]:
     """What trains and what validates: whole volumes where there are at least three, else slices of each."""
     if every < 2 or len(cases) < 3:
-        return [hold_out(case.labels, every) for case in cases]
+        return [hold_out(case.labels, every, name=case.file_plane) for case in cases]
     away = _held_volumes(cases, every)
     if not away:
         said = "no volume can be held out without losing a class from training"
