@@ -16,6 +16,7 @@ from vol3d.errors import ModelError
 from vol3d.networks import build, expected_tensors, load_encoder_weights, parameter_count
 from vol3d.networks.deeplab_v3_plus import Pyramid
 from vol3d.networks.encoders import Encoder, encoder, resnet_encoder
+from vol3d.networks.nd import LAYERS
 from vol3d.networks.network import Network
 from vol3d.training import read_encoder_weights
 
@@ -385,3 +386,27 @@ def test_files_of_weights_are_safetensors_and_nothing_else(tmp_path: Any) -> Non
     save_file({}, tmp_path / "empty.safetensors")
     with pytest.raises(ModelError, match="holds no tensors"):
         read_encoder_weights(tmp_path / "empty.safetensors")
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+@pytest.mark.parametrize("size", [1, 2, 4, 7])
+@pytest.mark.parametrize("rate", [1, 3, 6, 18])
+def test_dilated_taps_beyond_the_map_change_nothing(dimensions: int, size: int, rate: int) -> None:
+    parts = {"kernel_size": (3,) * dimensions, "padding": rate, "dilation": rate}
+    plain = LAYERS[dimensions].convolution(5, 3, **parts)
+    ours = LAYERS[dimensions].dilated(5, 3, **parts)
+    ours.load_state_dict(plain.state_dict())
+    maps = torch.randn(2, 5, *(size + axis for axis in range(dimensions)), generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(ours(maps), plain(maps), atol=1e-5)
+    assert ours(maps).shape == plain(maps).shape
+
+
+def test_a_pyramid_wider_than_its_map_is_finite_in_bf16() -> None:
+    network = build(DeepLabV3PlusConfig(encoder="resnet18", width=12, aspp=48, low_level=9, flat_axes=(2,)), 1, 2)
+    image = torch.randn(2, 1, 64, 64, 32, generator=torch.Generator().manual_seed(0))
+    for _ in range(3):
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = network.train()(image)
+        logits.float().square().mean().backward()
+        assert bool(torch.isfinite(logits).all())
+    assert all(bool(torch.isfinite(p.grad).all()) for p in network.parameters())

@@ -87,7 +87,9 @@ class Pyramid(nn.Module):
         for rate in rates:
             dilation = tuple(1 if axis in flat_axes else rate for axis in range(dimensions))
             padding = tuple(0 if axis in flat_axes else rate for axis in range(dimensions))
-            dilated = convolution(channels, width, kernel, padding=padding, dilation=dilation, bias=False)
+            dilated = LAYERS[dimensions].dilated(
+                channels, width, kernel, padding=padding, dilation=dilation, bias=False
+            )
             self.branches.append(normalised(dilated))
         self.mean = nn.Sequential(convolution(channels, width, 1), nn.ReLU(inplace=True))
         self.join = Concatenation()
