@@ -55,7 +55,7 @@ def network_config(name: str, image) -> dict:
     dimensions = DATA[image.name.partition(":")[0]]
     chosen = dict(NETWORKS[name])
     if "monai" in chosen:
-        return {**chosen, "dimensions": dimensions, "arguments": {"init_filters": WIDTH[dimensions] // 4 * 4}}
+        return {**chosen, "dimensions": dimensions, "arguments": {"init_filters": -(-WIDTH[dimensions] // 8) * 8}}
     extra = chosen.pop("with", {})
     config = parse_config({"network": {**chosen, "dimensions": dimensions, "width": WIDTH[dimensions]}})
     spacing = tuple(float(s) for s in image.affine.spacing)
