@@ -119,15 +119,25 @@ def test_panoptic_classes_without_numbers_are_stuff():
     assert meaning.said.startswith("1 object in background, class 1, class 2")
 
 
-def test_objects_without_background_are_refused():
-    values = np.ones((4, 4, 4), np.uint16)
-    with pytest.raises(LabelError, match="expected objects and background"):
-        decide_objects(
-            [volume(values)],
-            parse_config({"labels": {"dense": True}}).labels,
-            parse_config({}).instances,
-            panoptic=False,
-        )
+@pytest.mark.parametrize("value", [0, 7])
+def test_a_single_thing_or_nothing_is_refused(value):
+    values = np.full((4, 4, 4), value, np.uint16)
+    dense = parse_config({"labels": {"dense": True}}).labels
+    with pytest.raises(LabelError, match="expected several objects"):
+        decide_objects([volume(values)], dense, parse_config({}).instances, panoptic=False)
+
+
+def test_objects_may_fill_the_whole_volume(tmp_path):
+    values = np.ones((24, 24, 24), np.uint16)
+    values[12:] = 2
+    values[:, 12:] += 2
+    image = np.ones(values.shape, np.float32)
+    image[11:13], image[:, 11:13] = 0, 0
+    config = longer(60, task="instances")
+    run = vol3d.train(image, sparse(values, NOTHING), unlabeled=NOTHING, config=config, output=tmp_path / "run")
+    found = vol3d.predict(image, run.bundle).codes
+    assert (found > 0).mean() > 0.9
+    assert instance_scores(found, values).f1[0.5] == 1
 
 
 def test_regression_recovers_values_and_their_unit(tmp_path):

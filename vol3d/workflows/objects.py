@@ -64,11 +64,11 @@ def decide_objects(
     totals, unlabeled = labeled_counts(volumes, labels)
     present = np.array(sorted(totals), dtype=np.int64)
     scheme = _scheme(present, volumes, labels, instances) if panoptic else InstanceScheme.for_instances()
-    codes, numbers = scheme.meaning(present, volumes[0].name)
-    if len(np.unique(codes)) < 2:
+    _, numbers = scheme.meaning(present, volumes[0].name)
+    if len(present) < 2:
         raise LabelError(
-            f"{volumes[0].name}: expected objects and background among labeled voxels, found only "
-            f"{'objects' if numbers.any() else 'background'}. Paint both, or mend --unlabeled."
+            f"{volumes[0].name}: expected several objects, or objects and background, among labeled voxels, found only "
+            f"{'one object' if numbers.any() else 'background'}. Paint more, or mend --unlabeled."
         )
     rules = ObjectRules(**{name: getattr(instances, name) for name in ObjectRules.model_fields})
     spec = TaskSpec(kind="panoptic" if panoptic else "instances", scheme=scheme.to_json(), rules=rules)
