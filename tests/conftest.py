@@ -15,3 +15,14 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the real volumes are not here (set VOL3D_SHARED to the folder that holds data/)")
     return folder
+
+
+@pytest.fixture(scope="module")
+def single_threaded():
+    """torch on one thread: tiny networks spend their time on waking threads."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -21,12 +21,7 @@ COST = {"bytes_per_voxel": 500.0, "classes": 3}
 SHAPES = st.tuples(*(st.integers(1, 11),) * 3)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # tiny networks spend their time on waking threads
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("single_threaded")
 
 
 def unet(padding="valid", dtype=torch.float64, classes=3, **parts):

@@ -35,12 +35,7 @@ def joined(slabs):
     return np.concatenate([slab.values for slab in slabs], axis=1)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # tiny networks spend their time on waking threads
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("single_threaded")
 
 
 class Fussy(nn.Module):

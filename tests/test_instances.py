@@ -35,7 +35,6 @@ def test_outputs_of_a_scheme() -> None:
     assert (STREET.things, STREET.stuff) == ((1, 7), (4, 0))
     assert STREET.index(7, "border") == 5
     assert STREET.output_table().names == STREET.names
-    assert STREET.semantic_table().names == ("sky", "car", "road", "tree")
     with pytest.raises(LabelError, match="no 'stuff' output"):
         STREET.index(7, "stuff")
 

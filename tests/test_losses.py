@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from loss_parts import Case, K, gradient_of, random_case
 from torch.nn import functional
 
 from vol3d.errors import ConfigError, GeometryError, LabelError
@@ -15,31 +16,11 @@ SEEDS = st.integers(0, 2**31 - 1)
 DICE = st.sampled_from([0.0, 1.0])
 SPATIAL = st.sampled_from([(5, 4), (3, 4, 2)])
 COUNTS = st.lists(st.integers(0, 10**9), min_size=1, max_size=9).filter(any)
-K = 4
 WEIGHTS = torch.tensor([0.5, 2.0, 1.0, 0.25])
-Case = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def _case(seed: int, spatial: tuple[int, ...] = (3, 4, 2), samples: int = 3, labeled: float = 0.4) -> Case:
-    generator = torch.Generator().manual_seed(seed)
-    logits = 3 * torch.randn(samples, K, *spatial, generator=generator)
-    classes = torch.randint(0, K, (samples, *spatial), generator=generator)
-    mask = torch.rand(samples, *spatial, generator=generator) < labeled
-    return logits, classes, mask * (0.1 + torch.rand(samples, *spatial, generator=generator))
-
-
-def _gradient(
-    loss: SparseLoss,
-    logits: torch.Tensor,
-    classes: torch.Tensor,
-    weight: torch.Tensor,
-    total: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    leaf = logits.clone().requires_grad_()
-    value = loss(leaf, classes, weight, total)
-    value.backward()
-    assert leaf.grad is not None
-    return value.detach(), leaf.grad
+    return random_case(seed, spatial, samples, labeled)
 
 
 @law
@@ -56,7 +37,7 @@ def test_equals_a_weighted_mean_of_torchs_cross_entropy(seed: int, spatial: tupl
 @given(SEEDS, DICE, SPATIAL)
 def test_gradient_at_unlabeled_voxels_is_exactly_zero(seed: int, dice: float, spatial: tuple[int, ...]) -> None:
     logits, classes, weight = _case(seed, spatial)
-    _, gradient = _gradient(SparseLoss(WEIGHTS, dice), logits, classes, weight)
+    _, gradient = gradient_of(SparseLoss(WEIGHTS, dice), logits, classes, weight)
     at_unlabeled = gradient.movedim(1, -1)[weight == 0]
     assert (at_unlabeled == 0).all()
     at_labeled = gradient.movedim(1, -1)[weight > 0]
@@ -70,8 +51,8 @@ def test_codes_under_unlabeled_voxels_change_nothing(seed: int, dice: float, spa
     garbage = torch.randint(-9, 300, classes.shape, generator=torch.Generator().manual_seed(seed + 1))
     loss = SparseLoss(WEIGHTS, dice)
     other = torch.where(weight > 0, classes, garbage)
-    value, gradient = _gradient(loss, logits, classes, weight)
-    other_value, other_gradient = _gradient(loss, logits, other, weight)
+    value, gradient = gradient_of(loss, logits, classes, weight)
+    other_value, other_gradient = gradient_of(loss, logits, other, weight)
     assert torch.equal(value, other_value)
     assert torch.equal(gradient, other_gradient)
     assert torch.equal(loss.weights(classes, weight), loss.weights(other, weight))
@@ -82,8 +63,8 @@ def test_codes_under_unlabeled_voxels_change_nothing(seed: int, dice: float, spa
 def test_logits_at_unlabeled_voxels_change_nothing(seed: int, dice: float) -> None:
     logits, classes, weight = _case(seed)
     loss = SparseLoss(WEIGHTS, dice)
-    value, gradient = _gradient(loss, logits, classes, weight)
-    other_value, other_gradient = _gradient(
+    value, gradient = gradient_of(loss, logits, classes, weight)
+    other_value, other_gradient = gradient_of(
         loss, torch.where(weight.unsqueeze(1) > 0, logits, -logits.flip(1)), classes, weight
     )
     assert torch.equal(value, other_value)
@@ -95,10 +76,10 @@ def test_logits_at_unlabeled_voxels_change_nothing(seed: int, dice: float) -> No
 def test_micro_batches_with_the_joint_total_are_the_batch(seed: int, dice: float, cut: int) -> None:
     logits, classes, weight = (part.double() if part.is_floating_point() else part for part in _case(seed, samples=5))
     loss = SparseLoss(WEIGHTS, dice)
-    whole, gradient = _gradient(loss, logits, classes, weight)
+    whole, gradient = gradient_of(loss, logits, classes, weight)
     total = loss.weights(classes, weight).sum()
     parts = [
-        _gradient(loss, logits[block], classes[block], weight[block], total)
+        gradient_of(loss, logits[block], classes[block], weight[block], total)
         for block in (slice(None, cut), slice(cut, None))
     ]
     assert torch.allclose(parts[0][0] + parts[1][0], whole, rtol=1e-5)
@@ -109,7 +90,7 @@ def test_micro_batches_with_the_joint_total_are_the_batch(seed: int, dice: float
 @pytest.mark.parametrize("total", [None, torch.tensor(0.0), torch.tensor(5.0)])
 def test_r14_a_batch_without_labeled_voxels_gives_a_finite_zero(dice: float, total: torch.Tensor | None) -> None:
     logits, classes, weight = _case(1)
-    value, gradient = _gradient(SparseLoss(WEIGHTS, dice), logits, classes, torch.zeros_like(weight), total)
+    value, gradient = gradient_of(SparseLoss(WEIGHTS, dice), logits, classes, torch.zeros_like(weight), total)
     assert value == 0
     assert (gradient == 0).all()
 
@@ -119,9 +100,9 @@ def test_r14_a_sample_without_labeled_voxels_changes_nothing(dice: float) -> Non
     logits, classes, weight = _case(2)
     weight[1] = 0
     loss = SparseLoss(WEIGHTS, dice)
-    value, gradient = _gradient(loss, logits, classes, weight)
+    value, gradient = gradient_of(loss, logits, classes, weight)
     kept = [0, 2]
-    expected, expected_gradient = _gradient(loss, logits[kept], classes[kept], weight[kept])
+    expected, expected_gradient = gradient_of(loss, logits[kept], classes[kept], weight[kept])
     assert torch.allclose(value, expected)
     assert torch.allclose(gradient[kept], expected_gradient)
     assert (gradient[1] == 0).all()
@@ -132,7 +113,7 @@ def test_r14_a_sample_without_labeled_voxels_changes_nothing(dice: float) -> Non
 def test_half_precision_logits_are_computed_in_float32(dtype: torch.dtype, dice: float) -> None:
     logits, classes, weight = _case(4)
     loss = SparseLoss(WEIGHTS, dice)
-    value, gradient = _gradient(loss, logits.to(dtype), classes, weight)
+    value, gradient = gradient_of(loss, logits.to(dtype), classes, weight)
     assert value.dtype == torch.float32
     assert gradient.dtype == dtype
     assert torch.equal(value, loss(logits.to(dtype).float(), classes, weight))
@@ -148,7 +129,7 @@ def test_small_class_indices_and_half_precision_weights_are_taken() -> None:
 def test_extreme_logits_stay_finite() -> None:
     logits, classes, weight = _case(6)
     for dice in (0.0, 1.0):
-        value, gradient = _gradient(SparseLoss(WEIGHTS, dice), 1e4 * logits, classes, weight)
+        value, gradient = gradient_of(SparseLoss(WEIGHTS, dice), 1e4 * logits, classes, weight)
         assert torch.isfinite(value)
         assert torch.isfinite(gradient).all()
 

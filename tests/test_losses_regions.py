@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from loss_parts import Case, K, gradient_of, random_case
 from monai.losses import FocalLoss
 from skimage.metrics import structural_similarity
 from torch.nn import functional
@@ -31,31 +32,11 @@ ALL = {"cross_entropy": 0.5, "focal": 1.0, "dice": 0.3, "iou": 1.0, "lovasz": 0.
 PARTS = [*({"cross_entropy": 0.0, **parts} for parts in ALONE), ALL]
 TERMS = st.sampled_from(PARTS)
 each_part = pytest.mark.parametrize("parts", PARTS, ids=lambda parts: "-".join(k for k, v in parts.items() if v))
-K = 4
 WEIGHTS = torch.tensor([0.5, 2.0, 1.0, 0.25])
-Case = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def _case(seed: int, spatial: tuple[int, ...] = (14, 13), samples: int = 3, labeled: float = 0.4) -> Case:
-    generator = torch.Generator().manual_seed(seed)
-    logits = 3 * torch.randn(samples, K, *spatial, generator=generator)
-    classes = torch.randint(0, K, (samples, *spatial), generator=generator)
-    mask = torch.rand(samples, *spatial, generator=generator) < labeled
-    return logits, classes, mask * (0.1 + torch.rand(samples, *spatial, generator=generator))
-
-
-def _gradient(
-    loss: SparseLoss,
-    logits: torch.Tensor,
-    classes: torch.Tensor,
-    weight: torch.Tensor,
-    total: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    leaf = logits.clone().requires_grad_()
-    value = loss(leaf, classes, weight, total)
-    value.backward()
-    assert leaf.grad is not None
-    return value.detach(), leaf.grad
+    return random_case(seed, spatial, samples, labeled)
 
 
 @law
@@ -65,11 +46,11 @@ def test_what_stands_at_unlabeled_voxels_changes_nothing(
 ) -> None:
     logits, classes, weight = _case(seed, spatial)
     loss = SparseLoss(WEIGHTS, **parts)
-    value, gradient = _gradient(loss, logits, classes, weight)
+    value, gradient = gradient_of(loss, logits, classes, weight)
     garbage = torch.randint(-9, 300, classes.shape, generator=torch.Generator().manual_seed(seed + 1))
     other_classes = torch.where(weight > 0, classes, garbage)
     other_logits = torch.where(weight.unsqueeze(1) > 0, logits, -5 * logits.flip(1))
-    other_value, other_gradient = _gradient(loss, other_logits, other_classes, weight)
+    other_value, other_gradient = gradient_of(loss, other_logits, other_classes, weight)
     assert torch.equal(value, other_value)
     assert torch.equal(gradient, other_gradient)
     assert torch.isfinite(gradient).all()
@@ -83,10 +64,10 @@ def test_micro_batches_with_the_joint_total_are_the_batch(seed: int, parts: dict
     logits = logits.double()
     weight[seed % 5] *= seed % 2  # sometimes a sample without labels
     loss = SparseLoss(WEIGHTS, **parts)
-    whole, gradient = _gradient(loss, logits, classes, weight)
+    whole, gradient = gradient_of(loss, logits, classes, weight)
     total = loss.weights(classes, weight).sum()
     blocks = slice(None, cut), slice(cut, None)
-    found = [_gradient(loss, logits[block], classes[block], weight[block], total) for block in blocks]
+    found = [gradient_of(loss, logits[block], classes[block], weight[block], total) for block in blocks]
     assert torch.allclose(found[0][0] + found[1][0], whole, rtol=1e-5)
     assert torch.allclose(torch.cat([found[0][1], found[1][1]]), gradient, rtol=1e-5, atol=1e-9)
 
@@ -98,7 +79,7 @@ def test_a_batch_without_labeled_voxels_gives_a_finite_zero(
     parts: dict[str, float], spatial: tuple[int, ...], total: torch.Tensor | None
 ) -> None:
     logits, classes, weight = _case(1, spatial)
-    value, gradient = _gradient(SparseLoss(WEIGHTS, **parts), logits, classes, torch.zeros_like(weight), total)
+    value, gradient = gradient_of(SparseLoss(WEIGHTS, **parts), logits, classes, torch.zeros_like(weight), total)
     assert value == 0
     assert (gradient == 0).all()
 
@@ -118,7 +99,7 @@ def test_a_sample_without_labeled_voxels_has_a_zero_and_leaves_the_others_alone(
 def test_half_precision_logits_are_computed_in_float32(dtype: torch.dtype, parts: dict[str, float]) -> None:
     logits, classes, weight = _case(4)
     loss = SparseLoss(WEIGHTS, **parts)
-    value, gradient = _gradient(loss, logits.to(dtype), classes, weight)
+    value, gradient = gradient_of(loss, logits.to(dtype), classes, weight)
     assert value.dtype == torch.float32
     assert gradient.dtype == dtype
     assert torch.equal(value, loss(logits.to(dtype).float(), classes, weight))
@@ -129,7 +110,7 @@ def test_extreme_logits_stay_finite(parts: dict[str, float]) -> None:
     logits, classes, weight = _case(6)
     right = 1e4 * functional.one_hot(classes, K).movedim(-1, 1)
     for extreme in (1e4 * logits, right, right.roll(1, dims=1), torch.zeros_like(logits)):
-        value, gradient = _gradient(SparseLoss(WEIGHTS, **parts), extreme, classes, weight)
+        value, gradient = gradient_of(SparseLoss(WEIGHTS, **parts), extreme, classes, weight)
         assert torch.isfinite(value)
         assert torch.isfinite(gradient).all()
 

@@ -13,7 +13,7 @@ from skimage.metrics import adapted_rand_error, variation_of_information
 
 from vol3d.errors import ConfigError, GeometryError, LabelError
 from vol3d.metrics.instances import InstanceScores, Pairs, instance_scores
-from vol3d.metrics.panoptic import PanopticScore, panoptic_mean, panoptic_scores
+from vol3d.metrics.panoptic import PanopticScore, panoptic_scores
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -256,10 +256,6 @@ def test_panoptic_by_hand() -> None:
     assert scores[0] == PanopticScore(0.8, 0.8, 1.0, 1, 0, 0)
     assert (scores[1].true_positives, scores[1].false_positives, scores[1].false_negatives) == (1, 0, 1)
     assert scores[1].pq == pytest.approx(4 / 7 / 1.5)
-    mean = panoptic_mean(scores)
-    assert (mean.classes, mean.pq) == (2, pytest.approx((0.8 + 4 / 7 / 1.5) / 2))
-    assert panoptic_mean(scores, [1]).pq == scores[1].pq
-    assert panoptic_mean(scores, [5]).to_json() == {"pq": None, "sq": None, "rq": None, "classes": 0}
 
 
 def test_panoptic_maps_must_agree() -> None:

@@ -117,10 +117,6 @@ class InstanceScheme:
         """The network's outputs as classes 0…K−1 of an ordinary semantic task."""
         return LabelTable.from_codes(list(range(len(self))), names=dict(enumerate(self.names)))
 
-    def semantic_table(self) -> LabelTable:
-        """The semantic classes by their codes, in ascending order."""
-        return LabelTable.from_codes([c.code for c in self.classes], names={c.code: c.name for c in self.classes})
-
     def meaning(self, values: NDArray[Any], name: str = "labels") -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Label values → (class codes, instance numbers), int64, same shape; stuff has number 0.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -28,20 +28,6 @@ class PanopticScore:
     true_positives: int
     false_positives: int
     false_negatives: int
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, None for nan."""
-        return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(self).items()}
-
-
-@dataclass(frozen=True)
-class PanopticMean:
-    """Means over `classes` classes; nan where no class has a score."""
-
-    pq: float
-    sq: float
-    rq: float
-    classes: int
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, None for nan."""
@@ -83,20 +69,6 @@ def panoptic_scores(
     }
 
 
-def panoptic_mean(scores: Mapping[int, PanopticScore], codes: Collection[int] | None = None) -> PanopticMean:
-    """Mean over the classes of `codes` that have a score (None: over all): give it the things, or the stuff.
-
-    The mean of sq leaves out classes where nothing was right.
-    """
-    chosen = [score for code, score in scores.items() if codes is None or code in codes]
-    return PanopticMean(
-        pq=_mean([s.pq for s in chosen]),
-        sq=_mean([s.sq for s in chosen]),
-        rq=_mean([s.rq for s in chosen]),
-        classes=len(chosen),
-    )
-
-
 def _segments(
     classes: NDArray[Any], instances: NDArray[Any], things: Sequence[int], name: str
 ) -> tuple[NDArray[np.int64], int]:
@@ -127,8 +99,3 @@ def _score(overlaps: NDArray[np.float64], predicted: int, reference: int) -> Pan
         false_positives=predicted - right,
         false_negatives=reference - right,
     )
-
-
-def _mean(values: list[float]) -> float:
-    defined = [value for value in values if not math.isnan(value)]
-    return math.fsum(defined) / len(defined) if defined else math.nan
