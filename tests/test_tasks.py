@@ -11,7 +11,7 @@ import vol3d
 from vol3d import io
 from vol3d.bundle import ModelBundle
 from vol3d.cli.main import main
-from vol3d.config import AugmentConfig, PlannedNetwork, parse_config
+from vol3d.config import AugmentConfig, InferenceConfig, PlannedNetwork, parse_config
 from vol3d.errors import ConfigError, LabelError, ModelError, ResourceError
 from vol3d.metrics.instances import instance_scores
 from vol3d.transforms import Preprocessing
@@ -27,6 +27,7 @@ from vol3d.workflows.patches import PatchCutter, TrainingCase
 from vol3d.workflows.plan import Grid, make_plan
 from vol3d.workflows.planned import small_network
 from vol3d.workflows.targets import decide_targets
+from vol3d.workflows.tiling import tile_plans, trained_patch
 
 NOTHING = 65535
 CPU = Device("cpu", "float32")
@@ -523,3 +524,47 @@ def test_encoder_weights_are_found_from_anywhere_and_recorded(tmp_path):
     run = vol3d.train(image, painted(classes), unlabeled=UNLABELED, config=settled, output=tmp_path / "run")
     assert run.bundle.network.encoder_weights is None
     assert len(run.bundle.provenance["encoder_weights_sha256"]) == 64
+
+
+@pytest.mark.parametrize(
+    ("network", "local"),
+    [
+        ({"encoder": [[4, 4], [8, 8]]}, True),
+        ({"encoder": [[4, 4], [8, 8]], "normalization": "instance"}, False),
+        ({"kind": "unet3plus", "widths": [4, 8], "joined": 4, "classification_guided": True}, False),
+        ({"kind": "deeplab_v3_plus", "encoder": "resnet18", "width": 4, "aspp": 8}, False),
+    ],
+    ids=lambda value: str(value)[:50],
+)
+def test_networks_that_see_all_of_their_input_get_tiles_of_their_patches(network, local, tmp_path):
+    image, classes = balls((70, 40, 40))
+    config = TINY | {"network": network, "sampling": {"patch_size": [32, 32, 32], "batch_size": 2}}
+    config["training"] = TINY["training"] | {"iterations": 2}
+    run = vol3d.train(image, painted(classes), unlabeled=UNLABELED, config=config, output=tmp_path / "run")
+    assert run.bundle.training_range["patch"] == [32, 32, 32]
+    built = run.bundle.build()
+    assert built.local is local
+    plan = tile_plans(built, image.shape, CPU, InferenceConfig(), (), trained_patch(run.bundle))[0]
+    assert (plan.size == (32, 32, 32)) is not local
+    by_patch = vol3d.predict(image, run.bundle, tile=(32, 32, 32), probabilities=True).probabilities
+    ours = vol3d.predict(image, run.bundle, probabilities=True).probabilities
+    assert np.array_equal(ours, by_patch) is not local
+
+
+def test_answers_of_local_networks_do_not_change_with_distant_voxels():
+    import torch
+    from network_parts import SMALL
+
+    from vol3d.networks import build
+
+    for make in SMALL.values():
+        network = build(make(2), 1, 2).eval()
+        size = network.input_size((192, 32))
+        image = torch.randn(1, 1, *size, generator=torch.Generator().manual_seed(0))
+        other = image.clone()
+        other[..., -8:, :] += 100
+        with torch.no_grad():
+            change = (network(other) - network(image)).abs()[:, :, :8].max()
+        if not network.local:
+            continue
+        assert float(change) < 1e-4, network.config

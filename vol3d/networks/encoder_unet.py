@@ -38,6 +38,11 @@ class EncoderUNet(Network):
             channels = width
         self.head = LAYERS[dimensions].convolution(channels, classes, 1)
 
+    @property
+    def local(self) -> bool:
+        """Whether an answer depends on its surroundings alone."""
+        return self.config.normalization == "batch" and not self.config.encoder.startswith("efficientnet")
+
     def maps(self, image: Tensor) -> Tensor:
         """Logits of an image of a size the strides divide."""
         skips: list[Tensor] = [self.image(image), *self.encoder(image)]

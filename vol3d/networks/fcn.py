@@ -51,6 +51,11 @@ class FCN(Network):
         rest = pooling[: config.levels - config.fused]
         self.up_to_full = interpolation(tuple(math.prod(level[axis] for level in rest) for axis in range(len(single))))
 
+    @property
+    def local(self) -> bool:
+        """Whether an answer depends on its surroundings alone."""
+        return self.config.normalization in {"none", "batch"}
+
     def maps(self, image: Tensor) -> Tensor:
         """Logits of an image of a size the strides divide."""
         maps = image

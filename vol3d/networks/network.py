@@ -41,6 +41,14 @@ class Network(nn.Module):
         return 1
 
     @property
+    def local(self) -> bool:
+        """Whether an answer depends on its surroundings alone, not on all of the input, as by a mean over it.
+
+        Other networks are right for inputs like those they learned from, and are given tiles of that size.
+        """
+        return False
+
+    @property
     def dimensions(self) -> int:
         """2 or 3."""
         return self.geometry.dimensions

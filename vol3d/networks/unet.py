@@ -48,6 +48,11 @@ class UNet(Network):
             self.decoder.append(block)
         self.head = layers.convolution(channels, classes, 1)
 
+    @property
+    def local(self) -> bool:
+        """Whether an answer depends on its surroundings alone."""
+        return self.config.normalization in {"none", "batch"}
+
     def maps(self, image: Tensor) -> Tensor:
         """Logits of an image of a size the strides divide."""
         maps = image

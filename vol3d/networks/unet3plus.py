@@ -80,6 +80,11 @@ class UNet3Plus(Network):
         """How many logits `forward` answers in training mode."""
         return len(self.scores)
 
+    @property
+    def local(self) -> bool:
+        """Whether an answer depends on its surroundings alone."""
+        return self.config.normalization in {"none", "batch"} and not self.config.classification_guided
+
     def maps(self, image: Tensor) -> Outputs:
         """Logits of an image of a size the strides divide."""
         maps = [self.encoder[0](image)]

@@ -62,6 +62,11 @@ class UNetPlusPlus(Network):
         """How many logits `forward` answers in training mode."""
         return len(self.columns)
 
+    @property
+    def local(self) -> bool:
+        """Whether an answer depends on its surroundings alone."""
+        return self.config.normalization in {"none", "batch"}
+
     def maps(self, image: Tensor) -> Outputs:
         """Logits of an image of a size the strides divide."""
         rows: list[list[Tensor]] = []  # rows[i][j] is X[i, j]

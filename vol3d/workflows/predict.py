@@ -24,7 +24,7 @@ from vol3d.workflows.listener import Listener, Quiet
 from vol3d.workflows.models import find_model
 from vol3d.workflows.outcomes import Outcome, outcome
 from vol3d.workflows.sources import Source, Spacing, image_volume
-from vol3d.workflows.tiling import tile_plans
+from vol3d.workflows.tiling import tile_plans, trained_patch
 
 _OBJECT_VOLUMES = 10  # float32 volumes beside the probabilities, measured
 RESULT_TAGS = (("_seg", "label"), ("_values", "values"))  # of labels, of a regression: tag and HDF5 dataset
@@ -104,7 +104,9 @@ def predict(
         tell.warn(f"{volume.name}: {text}")
     found = outcome(
         bundle,
-        lambda bare: run_network(network, prepared, choice, device, tell, bundle.task.planes, logits=bare),
+        lambda bare: run_network(
+            network, prepared, choice, device, tell, bundle.task.planes, trained_patch(bundle), logits=bare
+        ),
         prepared.undo,
         volume,
         probabilities=choice.probabilities,
@@ -183,19 +185,20 @@ def run_network(
     device: Device,
     tell: Listener,
     planes: Sequence[int] = (),
+    patch: Sequence[int] | None = None,
     *,
     logits: bool = False,
 ) -> Iterator[Slab]:
     """Class probabilities of a prepared scan (logits: the bare answers), slab by slab.
 
-    planes: of a 2-D network, the axes across which it goes slice by slice.
+    planes: of a 2-D network, the axes across which it goes slice by slice. patch: what it learned from.
     """
     _, x, y, z = prepared.array.shape
     settings = InferenceConfig(tile=choice.tile, overlap=choice.overlap, max_memory_gb=choice.max_memory_gb)
     return inference.predict_axes(
         network,
         prepared.array,
-        tile_plans(network, (x, y, z), device, settings, planes),
+        tile_plans(network, (x, y, z), device, settings, planes, patch),
         flip_axes=(0, 1, 2) if choice.tta else (),
         device=device.name,
         precision=device.precision,

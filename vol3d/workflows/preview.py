@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from vol3d import inference
 from vol3d.report import preview_png
 from vol3d.volume import LabelTable
-from vol3d.workflows.tiling import tile_plans
+from vol3d.workflows.tiling import tile_plans, trained_patch
 
 if TYPE_CHECKING:
     from vol3d.bundle import ModelBundle
@@ -39,7 +39,7 @@ def training_preview(path: Path, bundle: ModelBundle, case: Case, device: Device
     slabs = inference.predict_axes(
         network,
         case.image,
-        tile_plans(network, case.shape, device, settings, bundle.task.planes),
+        tile_plans(network, case.shape, device, settings, bundle.task.planes, trained_patch(bundle)),
         device=device.name,
         precision=device.precision,
         needed=needed,

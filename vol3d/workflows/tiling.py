@@ -6,12 +6,27 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from vol3d.bundle import ModelBundle
 from vol3d.config import InferenceConfig
+from vol3d.errors import ModelError
 from vol3d.inference import TilePlan, bytes_per_voxel, plan_axes, plan_for
 from vol3d.workflows.device import Device, memory_bytes
 
 Triple = tuple[int, int, int]
 _FEW_VOXELS = 2**19  # of a batch of planes
+_LARGEST_PATCH = 2**16
+
+
+def trained_patch(bundle: ModelBundle) -> tuple[int, ...] | None:
+    """The input that a model's network learned from, voxels along its axes; None where the model does not say."""
+    patch = bundle.training_range.get("patch")
+    if patch is None:
+        return None
+    if len(patch) != bundle.network.dimensions or not all(type(n) is int and 0 < n < _LARGEST_PATCH for n in patch):
+        raise ModelError(
+            f"this model was trained on patches of {str(patch)[:60]}, which makes no sense: train it again"
+        )
+    return tuple(patch)
 
 
 def tile_plans(
@@ -20,11 +35,13 @@ def tile_plans(
     device: Device,
     settings: InferenceConfig,
     planes: Sequence[int] = (),
+    patch: Sequence[int] | None = None,
 ) -> tuple[TilePlan, ...]:
     """Tiles for a volume of `shape` (X, Y, Z), as `predict_axes` takes them; settings' sizes and limits are obeyed.
 
     planes: of a 2-D network, the axes across which it goes slice by slice: a plan for each; of a 3-D one none, and one
-    plan. Raises `ModelError` for a tile the network cannot take, `ResourceError` where not even the smallest tile fits.
+    plan. patch: the input it learned from, along its axes: the tile of a network whose answers depend on all of its
+    input. Raises `ModelError` for a tile the network cannot take, `ResourceError` where not even the smallest tile fits.
     """
     demand = bytes_per_voxel(network, in_channels=network.in_channels, precision=device.precision)
     limit = memory_bytes(device, settings.max_memory_gb)
@@ -34,6 +51,7 @@ def tile_plans(
         "bytes_per_voxel": demand,
         "tile": settings.tile,
         "overlap": settings.overlap,
+        "patch": None if getattr(network, "local", False) else patch,
         "host_memory_bytes": host,
     }
     if planes:  # a batch of many planes is no faster, and planes that nobody needs can be left out of small ones

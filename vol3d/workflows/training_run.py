@@ -85,6 +85,7 @@ class TrainingRun:
             exact(device),
             plan.config.inference,
             planes=plan.planes,
+            patch=plan.patch,
             current=training.batch_statistics == "current",
         )
         cut = PatchCutter(plan.patch, plan.geometry.margin, plan.config.augment, plan.planes)
@@ -145,7 +146,8 @@ class TrainingRun:
             preprocessing=self.preprocessing.to_json(),
             labels=self.table,
             statistics="current" if self.plan.config.training.batch_statistics == "current" else "running",
-            training_range=training_range(self.cases) | {"channel": self.plan.config.data.channel},
+            training_range=training_range(self.cases)
+            | {"channel": self.plan.config.data.channel, "patch": list(self.plan.patch)},
             provenance=provenance(self.cases, result.state.iteration) | self._encoder_hash(),
             task=self.spec,
         )

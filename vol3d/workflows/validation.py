@@ -23,7 +23,8 @@ from vol3d.workflows.tiling import tile_plans
 class HeldOut:
     """Predicts the held-out labels' surroundings and scores them. cases and labels in one order; None: nothing held.
 
-    meaning: of the labels; planes: of a 2-D network, the axes across which it goes slice by slice.
+    meaning: of the labels; planes: of a 2-D network, the axes across which it goes slice by slice. patch: the
+    network's input in training.
     """
 
     def __init__(
@@ -35,13 +36,14 @@ class HeldOut:
         tiling: InferenceConfig,
         *,
         planes: Sequence[int] = (),
+        patch: Sequence[int] | None = None,
         current: bool = False,
     ) -> None:
         self._pairs = [(c, s) for c, s in zip(cases, labels, strict=True) if s is not None and s.labeled.any()]
         self._table, self._spec = meaning.table, meaning.spec
         self._device = device
         self._tiling = tiling
-        self._planes = planes
+        self._planes, self._patch = planes, patch
         self._current = current
         self.scores: list[Score] = []
 
@@ -93,7 +95,7 @@ class HeldOut:
         return inference.predict_axes(
             network,
             case.image,
-            tile_plans(network, case.shape, self._device, self._tiling, self._planes),
+            tile_plans(network, case.shape, self._device, self._tiling, self._planes, self._patch),
             device=self._device.name,
             precision=self._device.precision,
             needed=labels.labeled,
