@@ -102,11 +102,10 @@ def predict(
     warnings += tuple(intensities_unlike_training(prepared.statistics, bundle.training_range))
     for text in warnings:
         tell.warn(f"{volume.name}: {text}")
+    planes, patch = bundle.task.planes, trained_patch(bundle)
     found = outcome(
         bundle,
-        lambda bare: run_network(
-            network, prepared, choice, device, tell, bundle.task.planes, trained_patch(bundle), logits=bare
-        ),
+        lambda bare: run_network(network, prepared, choice, device, tell, planes, patch, logits=bare),
         prepared.undo,
         volume,
         probabilities=choice.probabilities,

@@ -22,10 +22,9 @@ def trained_patch(bundle: ModelBundle) -> tuple[int, ...] | None:
     patch = bundle.training_range.get("patch")
     if patch is None:
         return None
-    if len(patch) != bundle.network.dimensions or not all(type(n) is int and 0 < n < _LARGEST_PATCH for n in patch):
-        raise ModelError(
-            f"this model was trained on patches of {str(patch)[:60]}, which makes no sense: train it again"
-        )
+    sound = isinstance(patch, list) and len(patch) == bundle.network.dimensions
+    if not sound or not all(type(n) is int and 0 < n < _LARGEST_PATCH for n in patch):
+        raise ModelError(f"this model says it learned from patches of {str(patch)[:60]}: no such size. Train it again.")
     return tuple(patch)
 
 
@@ -41,7 +40,8 @@ def tile_plans(
 
     planes: of a 2-D network, the axes across which it goes slice by slice: a plan for each; of a 3-D one none, and one
     plan. patch: the input it learned from, along its axes: the tile of a network whose answers depend on all of its
-    input. Raises `ModelError` for a tile the network cannot take, `ResourceError` where not even the smallest tile fits.
+    input.
+    Raises `ModelError` for a tile the network cannot take, `ResourceError` where not even the smallest tile fits.
     """
     demand = bytes_per_voxel(network, in_channels=network.in_channels, precision=device.precision)
     limit = memory_bytes(device, settings.max_memory_gb)
