@@ -42,12 +42,7 @@ EVERY = pytest.mark.parametrize("name", WELL_KNOWN)
 each_dimension = pytest.mark.parametrize("dimensions", [2, 3])
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Any:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("single_threaded")
 
 
 def _random(module: nn.Module, seed: int = 0) -> nn.Module:

@@ -37,15 +37,7 @@ family = pytest.mark.parametrize(
 each_dimension = pytest.mark.parametrize("dimensions", [2, 3])
 
 
-@pytest.fixture(autouse=True)
-def _one_thread_and_a_known_seed() -> Any:
-    """Tiny networks run faster on one thread; dropout draws from torch's global generator."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("single_threaded", "known_seed")
 
 
 def _size(network: Network, at_least: int) -> tuple[int, ...]:

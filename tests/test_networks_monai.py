@@ -62,14 +62,7 @@ family = pytest.mark.parametrize(
 )
 
 
-@pytest.fixture(autouse=True)
-def _one_thread_and_a_known_seed() -> Any:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("single_threaded", "known_seed")
 
 
 def _config(name: str, dimensions: int) -> MonaiConfig:

@@ -531,6 +531,7 @@ def test_encoder_weights_are_found_from_anywhere_and_recorded(tmp_path):
     [
         ({"encoder": [[4, 4], [8, 8]]}, True),
         ({"encoder": [[4, 4], [8, 8]], "normalization": "instance"}, False),
+        ({"encoder": [[4], [8]], "normalization": "instance", "padding": "valid"}, False),
         ({"kind": "unet3plus", "widths": [4, 8], "joined": 4, "classification_guided": True}, False),
         ({"kind": "deeplab_v3_plus", "encoder": "resnet18", "width": 4, "aspp": 8}, False),
     ],
@@ -549,6 +550,17 @@ def test_networks_that_see_all_of_their_input_get_tiles_of_their_patches(network
     by_patch = vol3d.predict(image, run.bundle, tile=(32, 32, 32), probabilities=True).probabilities
     ours = vol3d.predict(image, run.bundle, probabilities=True).probabilities
     assert np.array_equal(ours, by_patch) is not local
+
+
+def test_statistics_of_the_tile_itself_are_those_of_a_patch(tmp_path):
+    image, classes = balls((70, 40, 40))
+    config = TINY | {"network": {"encoder": [[4], [8]], "padding": "valid"}, "sampling": {"patch_size": [32, 32, 32]}}
+    config["training"] = TINY["training"] | {"iterations": 2, "batch_statistics": "current"}
+    run = vol3d.train(image, painted(classes), unlabeled=UNLABELED, config=config, output=tmp_path / "run")
+    patch = trained_patch(run.bundle)
+    assert tile_plans(run.bundle.build(), image.shape, CPU, InferenceConfig(), (), patch)[0].size == (32, 32, 32)
+    wanted = InferenceConfig(tile=(24, 24, 24))
+    assert tile_plans(run.bundle.build(), image.shape, CPU, wanted, (), patch)[0].size == (24, 24, 24)
 
 
 def test_answers_of_local_networks_do_not_change_with_distant_voxels():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import typing
+from abc import ABC, abstractmethod
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, JsonValue, model_validator
@@ -24,7 +25,7 @@ Repeats = Annotated[int, Field(ge=1, le=64)]
 NetworkKind = Literal["unet", "fcn", "unet_plus_plus", "unet3plus", "deeplab_v3_plus", "encoder_unet"]
 
 
-class _Levels(Section):
+class _Levels(Section, ABC):
     """A network of levels, between which maps are pooled."""
 
     dimensions: Dimensions = 3
@@ -35,9 +36,9 @@ class _Levels(Section):
     _POOLED_LEVELS: ClassVar[int] = 1  # how many levels more than poolings there are
 
     @property
+    @abstractmethod
     def levels(self) -> int:
         """Number of levels."""
-        raise NotImplementedError
 
     @property
     def level_kernels(self) -> tuple[tuple[int, ...], ...]:

@@ -13,7 +13,12 @@ from vol3d.networks.build import build, expected_tensors, initialise
 from vol3d.networks.geometry import NetworkGeometry, network_geometry
 
 if TYPE_CHECKING:
-    from vol3d.networks.batch_statistics import current_statistics, reestimate, use_current_statistics
+    from vol3d.networks.batch_statistics import (
+        current_statistics,
+        reestimate,
+        use_current_statistics,
+        uses_current_statistics,
+    )
     from vol3d.networks.counting import activation_values, flops, paper_parameter_count, parameter_count
     from vol3d.networks.deeplab_v3_plus import DeepLabV3Plus
     from vol3d.networks.encoder_unet import EncoderUNet
@@ -49,6 +54,7 @@ __all__ = [
     "prune",
     "reestimate",
     "use_current_statistics",
+    "uses_current_statistics",
 ]
 
 _HOME = {
@@ -69,6 +75,7 @@ _HOME = {
     "current_statistics": "batch_statistics",
     "reestimate": "batch_statistics",
     "use_current_statistics": "batch_statistics",
+    "uses_current_statistics": "batch_statistics",
 }
 
 

@@ -25,6 +25,11 @@ def use_current_statistics(network: nn.Module) -> None:
             setattr(module, name, None)
 
 
+def uses_current_statistics(network: nn.Module) -> bool:
+    """Whether some BatchNorm normalises with its own input in evaluation, so that an answer depends on all of it."""
+    return any(module.running_mean is None for module in _batch_norms(network))
+
+
 @contextmanager
 def current_statistics(network: nn.Module) -> Iterator[None]:
     """`use_current_statistics` for the length of a `with` block; the stored statistics are then back, unchanged."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from vol3d.networks.geometry import network_geometry
 Outputs = Tensor | tuple[Tensor, ...]
 
 
-class Network(nn.Module):
+class Network(nn.Module, ABC):
     """(N, C, *S) → logits (N, K, *S − margin). A kind of network adds its layers and says in `maps` what they do.
 
     config: the kind's own section. A network with deep supervision answers, in training mode, a tuple of logits of one
@@ -31,9 +32,9 @@ class Network(nn.Module):
         self.classes = classes
         self.geometry = network_geometry(config)
 
+    @abstractmethod
     def maps(self, image: Tensor) -> Outputs:
         """Logits of an image of a size that `geometry.padded_size` gave; at least as large as the answer."""
-        raise NotImplementedError
 
     @property
     def heads(self) -> int:

@@ -15,13 +15,12 @@ from vol3d.workflows.evaluate import AnyEvaluation, Scoring, evaluate_task
 from vol3d.workflows.evaluate_cases import evaluate_cases, is_several
 from vol3d.workflows.evaluations import (
     Evaluation,
-    InstanceEvaluation,
-    PanopticEvaluation,
     RegressionEvaluation,
 )
 from vol3d.workflows.info import info
 from vol3d.workflows.listener import Listener
 from vol3d.workflows.models import find_model
+from vol3d.workflows.object_evaluations import InstanceEvaluation, PanopticEvaluation
 from vol3d.workflows.sources import Source, Spacing
 
 if TYPE_CHECKING:

@@ -14,12 +14,11 @@ from vol3d.metrics import Contingency, regression_scores, surface_distances
 from vol3d.volume import LabelTable, Volume
 from vol3d.workflows.evaluations import (
     Evaluation,
-    InstanceEvaluation,
-    PanopticEvaluation,
     RegressionEvaluation,
     SurfaceScore,
 )
 from vol3d.workflows.labels import annotated_planes, code_counts, stored_names, unlabeled_codes
+from vol3d.workflows.object_evaluations import InstanceEvaluation, PanopticEvaluation
 from vol3d.workflows.sources import Source, Spacing, label_volume, target_volume
 from vol3d.workflows.targets import known_values
 

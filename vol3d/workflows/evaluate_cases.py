@@ -14,8 +14,8 @@ from vol3d.report.scores import scores_csv
 from vol3d.volume import Volume
 from vol3d.workflows.case_evaluations import CaseEvaluations
 from vol3d.workflows.evaluate import Scoring, evaluate_task
-from vol3d.workflows.evaluations import PanopticEvaluation
 from vol3d.workflows.listener import Listener, Quiet
+from vol3d.workflows.object_evaluations import PanopticEvaluation
 from vol3d.workflows.sources import Source, Spacing
 
 _UNBOUNDED = ("hausdorff_95_mm", "mae", "rmse")

@@ -10,6 +10,7 @@ from vol3d.bundle import ModelBundle
 from vol3d.config import InferenceConfig
 from vol3d.errors import ModelError
 from vol3d.inference import TilePlan, bytes_per_voxel, plan_axes, plan_for
+from vol3d.networks import uses_current_statistics
 from vol3d.workflows.device import Device, memory_bytes
 
 Triple = tuple[int, int, int]
@@ -26,6 +27,11 @@ def trained_patch(bundle: ModelBundle) -> tuple[int, ...] | None:
     if not sound or not all(type(n) is int and 0 < n < _LARGEST_PATCH for n in patch):
         raise ModelError(f"this model says it learned from patches of {str(patch)[:60]}: no such size. Train it again.")
     return tuple(patch)
+
+
+def sees_all(network: Any) -> bool:  # noqa: ANN401  as below
+    """Whether an answer depends on all of the input, by the network's layers or by BatchNorm's own statistics."""
+    return not getattr(network, "local", False) or uses_current_statistics(network)
 
 
 def tile_plans(
@@ -51,9 +57,14 @@ def tile_plans(
         "bytes_per_voxel": demand,
         "tile": settings.tile,
         "overlap": settings.overlap,
-        "patch": None if getattr(network, "local", False) else patch,
         "host_memory_bytes": host,
     }
+    if patch is not None and sees_all(network):
+        facts["patch"] = patch
+        answered = [n - m for n, m in zip(patch, network.margin, strict=True)]
+        useful = all(n >= step for n, step in zip(answered, network.total_stride, strict=True))
+        if any(network.margin) and useful and settings.tile is None:
+            facts["tile"] = patch  # else a valid network would get the tile that costs least
     if planes:  # a batch of many planes is no faster, and planes that nobody needs can be left out of small ones
         plane = [n + m + s for n, m, s in zip(sorted(shape)[1:], network.margin, network.total_stride, strict=True)]
         facts["most_voxels"] = max(_FEW_VOXELS, math.prod(plane))
