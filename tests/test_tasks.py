@@ -308,6 +308,26 @@ def test_check_says_what_a_task_would_learn():
     assert "expected known values" in refused.problems[0]
 
 
+def test_border_weights_lie_between_things_whatever_stuff_is_called():
+    values = np.zeros((20, 20, 1), np.uint16)
+    values[2:9], values[11:18] = 1001, 1002
+    values[:, :4] = 2000
+    labels = {"dense": True, "classes": [{"code": 1, "name": "cell"}, {"code": 2, "name": "tubule inside"}]}
+    config = parse_config(
+        {"task": "panoptic", "labels": labels | {"classes": [*labels["classes"], {"code": 0, "name": "gap"}]}}
+    )
+    cases, meaning = load(
+        TrainingFiles((volume(np.random.default_rng(0).random(values.shape), "image"),), (volume(values),)),
+        config,
+        Preprocessing(),
+        Quiet(),
+    )
+    assert "tubule inside" in meaning.table.names
+    weight = with_border_weights(cases[0], meaning, parse_config({"loss": {"border": 10}}).loss).labels.weight
+    assert weight[9, 12, 0] > 5
+    assert weight[0, 4, 0] < 1.5  # beside stuff alone there is no gap between objects
+
+
 GRID = [Grid((100, 100, 100), (0.127, 0.127, 0.284))]
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from vol3d.config import LossConfig
 from vol3d.errors import ConfigError
+from vol3d.instances import InstanceScheme
 from vol3d.losses import border_weights
 from vol3d.sampling import painted_slices
 from vol3d.workflows.case import Case
@@ -55,8 +56,9 @@ def _object_indices(meaning: Meaning, loss: LossConfig) -> list[int]:
     table = meaning.table
     if meaning.spec.kind == "regression":
         raise ConfigError("loss.border is for classes; leave it out of a regression")
-    if meaning.spec.kind != "semantic":
-        return [index for index, name in enumerate(table.names) if name.endswith(" inside")]
+    if meaning.spec.scheme is not None:
+        outputs = InstanceScheme.from_json(meaning.spec.scheme).outputs
+        return [index for index, output in enumerate(outputs) if output.part == "inside"]
     codes = table.codes.tolist()
     if loss.border_classes is None:
         return list(range(1, len(table)))
