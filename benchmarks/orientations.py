@@ -16,7 +16,8 @@ import numpy as np
 import SimpleITK
 
 import vol3d
-from vol3d.workflows.predict import PredictOptions, predict
+from vol3d.workflows.outputs import PredictOptions
+from vol3d.workflows.predict import predict
 
 
 def main() -> None:

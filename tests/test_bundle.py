@@ -325,8 +325,11 @@ def test_r35_nested_or_malformed_headers_are_refused(saved):
     _in_time(_rewrite(saved, lambda _: '{"format": ' + "9" * 10_000 + "}"), "no valid header")
     _in_time(_rewrite(saved, lambda header: {**header, "format": 2}), "format 2; this version")
     _in_time(_rewrite(saved, lambda header: {**header, "labels": {"classes": []}}))
-    for key in json.loads(json.dumps(_bundle().header())):
+    for key in _bundle().header().keys() - {"pixel_classifier"}:  # null there: none
         _in_time(_rewrite(saved, lambda header, k=key: {**header, k: None}), f"expected '{key}' in its header")
+    _in_time(_rewrite(saved, lambda header: {**header, "pixel_classifier": 3}), "describes no pixel classifier")
+    described = {"members": 5, "hidden": 64, "scales": [1.0]}
+    _in_time(_rewrite(saved, lambda header: {**header, "pixel_classifier": described}), "weights and network differ")
     deep = current = {}
     for _ in range(400):
         current["a"] = current = {}

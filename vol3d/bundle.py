@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from vol3d.bundle_header import FORMAT, KEY, Entries, read_header, read_model_head, write_tensors
+from vol3d.bundle_header import FORMAT, KEY, Entries, read_header, read_model_head, require_temperature, write_tensors
 from vol3d.config import AnyNetworkConfig, NetworkConfig, TaskSpec, UNetPlusPlusConfig
 from vol3d.errors import ConfigError, LabelError, ModelError
 from vol3d.instances.scheme import InstanceScheme
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from vol3d.baselines.pixel_classifier import PixelClassifier
+
+_CLASSIFIER = "pixel_classifier."  # begins the names of its weights
 _STATISTICS = ("running", "reestimate", "current")
 _MOST_ENTRIES = 512  # of a network's description, all lists together
 _LARGEST_NUMBER = 1 << 16
@@ -43,7 +46,10 @@ class ModelBundle:
     network: its specification; in_channels: of the image; weights: name → CPU tensor. preprocessing: what was done to
     the images, JSON. labels: the network's outputs in their order. statistics: which ones BatchNorm uses at test time.
     training_range: spacing, orientation and intensities seen in training, JSON. provenance: hashes and versions, JSON;
-    never paths. task: what becomes of the outputs. Raises `ModelError` where the parts do not fit each other.
+    never paths. task: what becomes of the outputs. classifier: whose class probabilities the network sees as further
+    channels, or None. temperature: what logits are divided by before the softmax, so that
+    probabilities are as often right as they say; 1 where nothing was calibrated.
+    Raises `ModelError` where the parts do not fit each other.
     """
 
     network: AnyNetworkConfig
@@ -55,25 +61,43 @@ class ModelBundle:
     training_range: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     task: TaskSpec = field(default_factory=TaskSpec)
+    temperature: float = 1.0
+    classifier: PixelClassifier | None = None
 
     def __post_init__(self) -> None:
         name = "this model"
         if self.statistics not in _STATISTICS:
             raise ModelError(f"{name}: expected statistics {', '.join(_STATISTICS)}, found {self.statistics!r}")
-        found = {key: (str(value.dtype), tuple(value.shape)) for key, value in self.weights.items()}
-        _require_same(found, _expected(self.network, self.in_channels, len(self.labels)), name)
-        _require_finite(self.weights, name)
+        found = {key: (str(value.dtype), tuple(value.shape)) for key, value in self.tensors().items()}
+        _require_same(found, self._expected(), name)
+        _require_finite(self.tensors(), name)
         for part in ("preprocessing", "training_range", "provenance"):
             _require_no_paths(getattr(self, part), part)
         if getattr(self.network, "encoder_weights", None) is not None:
             raise ModelError("network.encoder_weights of a model must be empty: its weights are in the model itself")
         _require_task(self.task, self.network, len(self.labels), name)
+        require_temperature(self.temperature, name)
+
+    @property
+    def network_channels(self) -> int:
+        """How many channels the network sees: the image's, and those of the pixel classifier."""
+        return self.in_channels + _extra_channels(self.classifier)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All weights by the names they have in the file: the network's, then the pixel classifier's."""
+        if self.classifier is None:
+            return self.weights
+        own = {f"{_CLASSIFIER}{name}": value for name, value in self.classifier.state_dict().items()}
+        return self.weights | own
+
+    def _expected(self) -> Entries:
+        return _expected(self.network, self.in_channels, len(self.labels), self.classifier)
 
     @property
     def weights_sha256(self) -> str:
         """Hex SHA-256 over names, shapes and values of all weights."""
         digest = hashlib.sha256()
-        for name, value in sorted(self.weights.items()):
+        for name, value in sorted(self.tensors().items()):
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
             digest.update(value.detach().cpu().contiguous().numpy().data)
         return digest.hexdigest()
@@ -90,6 +114,8 @@ class ModelBundle:
             "training_range": self.training_range,
             "provenance": self.provenance,
             "task": self.task.to_json(),
+            "temperature": float(self.temperature),
+            "pixel_classifier": None if self.classifier is None else self.classifier.to_json(),
             "weights_sha256": self.weights_sha256,
         }
 
@@ -99,7 +125,7 @@ class ModelBundle:
         if path.suffix.lower() != ".safetensors":
             raise ConfigError(f"{path}: a model's name must end in .safetensors")
         with replace(path) as temporary:
-            write_tensors(temporary, self.weights, KEY, self.header())
+            write_tensors(temporary, self.tensors(), KEY, self.header())
         return path
 
     @classmethod
@@ -111,35 +137,44 @@ class ModelBundle:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        header, found = read_model_head(path)
+        header, found = read_model_head(path)  # has looked at its temperature
         config, labels, channels = _network(header, path), _labels(header, path), header["in_channels"]
-        _require_same(found, _expected(config, channels, len(labels)), str(path))
+        classifier = _classifier(header, channels, len(labels), path)
+        _require_same(found, _expected(config, channels, len(labels), classifier), str(path))
         try:
             weights = load_file(path)
         except (SafetensorError, OSError) as error:
             raise ModelError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}.") from error
         _require_finite(weights, str(path))
         parts = ("preprocessing", "statistics", "training_range", "provenance")
-        kept = {part: header[part] for part in parts}
-        bundle = cls(config, channels, weights, labels=labels, task=_task(header, path), **kept)
+        kept = {part: header[part] for part in parts} | {"temperature": float(header.get("temperature", 1.0))}
+        own = {key: weights.pop(key) for key in [key for key in weights if key.startswith(_CLASSIFIER)]}
+        if classifier is not None:
+            classifier.to_empty(device="cpu").load_state_dict(
+                {key.removeprefix(_CLASSIFIER): value for key, value in own.items()}
+            )
+        bundle = cls(config, channels, weights, labels=labels, task=_task(header, path), classifier=classifier, **kept)
         if bundle.weights_sha256 != header["weights_sha256"]:
             raise ModelError(f"{path} is corrupt: its weights are not those that were saved. Copy or train it again.")
         return bundle
 
     def pruned(self, depth: int) -> ModelBundle:
-        """The same model cut down to a U-Net++ of `depth` levels below the first. Raises `ModelError` on others."""
+        """The same model cut down to a U-Net++ of `depth` levels below the first. Raises `ModelError` on others.
+
+        Its temperature is 1: the one it had was that of other logits.
+        """
         from vol3d.networks import prune
 
         if not isinstance(self.network, UNetPlusPlusConfig):
             raise ModelError(f"only a U-Net++ can be pruned; this model is of kind {self.network.kind}")
         network, weights = prune(self.network, self.weights, depth)
-        return dataclasses.replace(self, network=network, weights=weights)
+        return dataclasses.replace(self, network=network, weights=weights, temperature=1.0)
 
     def build(self, device: torch.device | str = "cpu") -> nn.Module:
         """The network on `device`, with these weights, in evaluation mode."""
         from vol3d.networks import build, use_current_statistics
 
-        network = build(self.network, self.in_channels, len(self.labels))
+        network = build(self.network, self.network_channels, len(self.labels))
         network.load_state_dict(self.weights)
         if self.statistics == "current":
             use_current_statistics(network)
@@ -198,12 +233,33 @@ def _labels(header: Mapping[str, Any], path: str | Path) -> LabelTable:
         raise ModelError(f"{path}: {error}") from error
 
 
-def _expected(config: AnyNetworkConfig, in_channels: int, classes: int) -> Entries:
-    """Name → (dtype, shape) of the network's weights and buffers; allocates nothing."""
+def _classifier(header: Mapping[str, Any], channels: int, classes: int, path: str | Path) -> PixelClassifier | None:
+    """The pixel classifier that a header describes, without its weights; nothing is allocated."""
+    described = header.get("pixel_classifier")  # absent: there is none
+    if described is None:
+        return None
+    import torch
+
+    from vol3d.baselines.pixel_classifier import PixelClassifier
+
+    with torch.device("meta"):
+        return PixelClassifier.from_json(described, channels, classes, str(path))
+
+
+def _extra_channels(classifier: PixelClassifier | None) -> int:
+    return 0 if classifier is None else classifier.extra_channels
+
+
+def _expected(config: AnyNetworkConfig, in_channels: int, classes: int, classifier: PixelClassifier | None) -> Entries:
+    """Name → (dtype, shape) of all weights and buffers; allocates nothing."""
     from vol3d.networks import expected_tensors
 
+    own: Entries = {}
+    if classifier is not None:
+        state = classifier.state_dict()
+        own = {f"{_CLASSIFIER}{name}": (str(value.dtype), tuple(value.shape)) for name, value in state.items()}
     try:
-        return expected_tensors(config, in_channels, classes)
+        return expected_tensors(config, in_channels + _extra_channels(classifier), classes) | own
     except (RuntimeError, ValueError, OverflowError, TypeError) as error:
         raise ModelError(f"the network of the model cannot be built: {_one_line(error)}") from error
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vol3d.errors import ModelError
+from vol3d.metrics import TEMPERATURES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,7 +58,20 @@ def read_model_head(path: str | Path) -> tuple[dict[str, Any], Entries]:
             raise ModelError(f"{path} is no whole model: expected {key!r} in its header. Train it again.")
     if header["format"] != FORMAT:
         raise ModelError(f"{path} has format {header['format']}; this version of vol3d reads format {FORMAT}")
+    temperature = header.get("temperature", 1.0)  # absent: never calibrated
+    if type(temperature) not in (int, float):
+        raise ModelError(f"{path} is no whole model: expected 'temperature' in its header as a number")
+    require_temperature(temperature, str(path))
     return header, tensors
+
+
+def require_temperature(value: float, name: str) -> None:
+    """Raise `ModelError` for anything but a number that a temperature may be."""
+    low, high = TEMPERATURES
+    if type(value) not in (int, float) or not low <= value <= high:
+        raise ModelError(
+            f"{name}: expected a temperature from {low:g} to {high:g}, found {str(value)[:40]}. Calibrate it again."
+        )
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], key: str, header: dict[str, Any]) -> None:

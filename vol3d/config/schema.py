@@ -36,12 +36,23 @@ class ClassConfig(Section):
 
 
 class LabelsConfig(Section):
-    """What the codes mean. At most one of `annotated_slices` and `dense`; `unlabeled` goes with either."""
+    """What the codes mean. At most one of `annotated_slices` and `dense`; `unlabeled` goes with either.
+
+    `one_of` and `not_painted` are for voxels whose class is not known for certain, for task semantic.
+    """
 
     unlabeled: tuple[int, ...] = Field((), description="codes that mean: nobody annotated this voxel")
     annotated_slices: dict[Axis, tuple[Annotated[int, Field(ge=0)], ...]] | None = None
     dense: bool = Field(False, description="every voxel is annotated; 0 is background")
     classes: tuple[ClassConfig, ...] = Field((), description="left empty, the codes that occur are the classes")
+    one_of: dict[Annotated[int, Field(ge=0)], tuple[Annotated[int, Field(ge=0)], ...]] = Field(
+        {}, description="code → class codes: a voxel of this code is of one of these classes, not known which"
+    )
+    not_painted: dict[Annotated[str, Field(min_length=1)], tuple[Annotated[int, Field(ge=0)], ...]] = Field(
+        {},
+        description="label file (name or glob) → codes of classes that nobody painted there: its background, the "
+        "smallest code of a class, means background or one of these",
+    )
 
     @field_validator("unlabeled", mode="before")
     @classmethod
@@ -52,6 +63,19 @@ class LabelsConfig(Section):
     def _one_way(self) -> LabelsConfig:
         if self.dense and self.annotated_slices:
             raise ValueError("give `dense` or `annotated_slices`, not both")
+        return self
+
+    @model_validator(mode="after")
+    def _choices(self) -> LabelsConfig:
+        classes = {c.code for c in self.classes}
+        for code, members in self.one_of.items():
+            if len(set(members)) < 2:
+                raise ValueError(f"`one_of` {code}: expected two or more class codes, found {list(members)}")
+            if code in classes or code in self.unlabeled:
+                raise ValueError(f"code {code} is given both in `one_of` and as a class or unlabeled; choose one")
+            strange = sorted(set(members) & (self.one_of.keys() | set(self.unlabeled)))
+            if strange:
+                raise ValueError(f"`one_of` {code}: code {strange[0]} is no class")
         return self
 
 
@@ -98,6 +122,17 @@ class SamplingConfig(Section):
         None,
         description="2-D networks: go slice by slice across these axes; None: across the coarsest, else across all",
     )
+
+
+class PixelClassifierConfig(Section):
+    """A quick classifier of voxels by their surroundings, whose class probabilities the network sees as channels.
+
+    It also gives the first preview, and is scored beside the network.
+    """
+
+    use: Literal["auto", "yes", "no"] = Field("auto", description="auto: for networks sized for the data, of up to eight classes")
+    steps: Count | None = Field(None, description="of its optimisation; None: ten per iteration or second, up to 1500")
+    blank_probability: Fraction = Field(0.3, description="how often a patch does without it")
 
 
 class LossConfig(Section):
@@ -222,6 +257,7 @@ class Config(Section):
     network: Annotated[
         NetworkChoice | None, BeforeValidator(read_network, json_schema_input_type=NetworkChoice | NetworkKind | None)
     ] = Field(default=None, description="a kind or a whole description; None: planned from the data and the device")
+    pixel_classifier: PixelClassifierConfig = PixelClassifierConfig()
     loss: LossConfig = LossConfig()
     instances: InstancesConfig = InstancesConfig()
     training: TrainingConfig = TrainingConfig()

@@ -18,28 +18,45 @@ if TYPE_CHECKING:
     from vol3d.inference.flips import predict_flips
     from vol3d.inference.footprint import bytes_per_voxel
     from vol3d.inference.predict import predict_slabs
+    from vol3d.inference.uncertainty import (
+        Member,
+        UncertaintySlab,
+        normalized_entropy,
+        predict_entropy,
+        predict_uncertainty,
+    )
     from vol3d.inference.whole import whole_pass
 
 __all__ = [
     "Budget",
+    "Member",
     "Tile",
     "TilePlan",
     "TiledNetwork",
+    "UncertaintySlab",
     "bytes_per_voxel",
+    "normalized_entropy",
     "plan_axes",
     "plan_for",
     "plan_tiles",
     "predict_axes",
+    "predict_entropy",
     "predict_flips",
     "predict_slabs",
+    "predict_uncertainty",
     "whole_pass",
 ]
 
 _HOME = {
+    "Member": "uncertainty",
+    "UncertaintySlab": "uncertainty",
     "bytes_per_voxel": "footprint",
+    "normalized_entropy": "uncertainty",
     "predict_axes": "average",
+    "predict_entropy": "uncertainty",
     "predict_flips": "flips",
     "predict_slabs": "predict",
+    "predict_uncertainty": "uncertainty",
     "whole_pass": "whole",
 }
 

@@ -27,6 +27,7 @@ def predict_axes(  # noqa: PLR0913  what `predict_slabs` takes, and the flips
     precision: str = "float32",
     needed: NDArray[np.bool_] | None = None,
     logits: bool = False,
+    temperature: float = 1.0,
     progress: Progress | None = None,
 ) -> Iterator[Slab]:
     """`predict_slabs`, averaged with equal weights over `plans` that go through the volume across different axes.
@@ -43,7 +44,7 @@ def predict_axes(  # noqa: PLR0913  what `predict_slabs` takes, and the flips
     if flip_axes:
         ordered = [plan.flipped(flip_axes) for plan in ordered]
     require_mask(needed, ordered[0])
-    runner = Runner(network, image, ordered[0], torch.device(device), precision)
+    runner = Runner(network, image, ordered[0], torch.device(device), precision, temperature=temperature)
     return _averaged(runner, ordered, needed, progress, logits=logits)
 
 
@@ -66,16 +67,16 @@ def _averaged(
     *,
     logits: bool,
 ) -> Iterator[Slab]:
-    total = _Sum(progress, [sum(tile.input.voxels for tile in tiles_for(plan, needed)) for plan in plans])
+    total = SharedMeter(progress, [sum(tile.input.voxels for tile in tiles_for(plan, needed)) for plan in plans])
     streams = [stream(runner, plan, needed, total.part(n), logits=logits) for n, plan in enumerate(plans)]
-    for parts in _in_step(streams):
+    for parts in in_step(streams):
         mean = parts[0].values.copy()
         for count, part in enumerate(parts[1:], 2):
             mean += (part.values - mean) / count  # stays where it is, to the last bit, where all agree
         yield Slab(parts[0].start, mean)
 
 
-def _in_step(streams: list[Iterator[Slab]]) -> Iterator[list[Slab]]:
+def in_step(streams: list[Iterator[Slab]]) -> Iterator[list[Slab]]:
     """The slabs of all streams, cut at each other's borders so that they cover the same planes."""
     slabs = [next(one) for one in streams]
     while True:
@@ -91,7 +92,7 @@ def _in_step(streams: list[Iterator[Slab]]) -> Iterator[list[Slab]]:
             slabs[n] = following
 
 
-class _Sum:
+class SharedMeter:
     """Adds up what several streams report."""
 
     def __init__(self, report: Progress | None, totals: Sequence[int]) -> None:

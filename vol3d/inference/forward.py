@@ -60,13 +60,22 @@ class Runner:
 
     The copy lies on the device, with channels last where kernels for that are faster. image: (C, X, Y, Z). precision:
     float32, bf16 or fp16 (the latter two by autocast). Values come in float32, or in float64 from a float64 network.
+    temperature: what logits are divided by before a softmax.
     """
 
     def __init__(
-        self, network: nn.Module, image: NDArray[Any] | Tensor, plan: TilePlan, device: torch.device, precision: str
+        self,
+        network: nn.Module,
+        image: NDArray[Any] | Tensor,
+        plan: TilePlan,
+        device: torch.device,
+        precision: str,
+        *,
+        temperature: float = 1.0,
     ) -> None:
         if precision not in _AUTOCAST:
             raise ModelError(f"unknown precision {precision}; choose one of {', '.join(_AUTOCAST)}")
+        require_temperature(temperature)
         found = getattr(network, "in_channels", image.shape[0])
         if image.ndim != 4 or image.shape[0] != found or tuple(image.shape[1:]) != plan.shape:
             raise ModelError(
@@ -78,6 +87,7 @@ class Runner:
         weight = next((p for p in network.parameters() if p.is_floating_point()), torch.empty(0))
         self.dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
         self.autocast = _AUTOCAST[precision]
+        self.temperature = temperature
         last = device.type == "cpu" or self.autocast is not None
         self.layout = _CHANNELS_LAST[self.dimensions] if last else None
         self.network = copy.deepcopy(network).eval().to(device)
@@ -109,7 +119,7 @@ class Runner:
         values = _from_batch(output, tile, plan).to(self.dtype)
         finite = torch.isfinite(values).all()
         if not logits:
-            values = torch.softmax(values, dim=0)
+            values = softmax(values, self.temperature, dim=0)
         if flipped:
             values = values.flip(flipped)
         answered = tile.input.grow(tuple(-margin // 2 for margin in plan.margin))
@@ -161,6 +171,17 @@ class Runner:
         if self.autocast is None:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.autocast)
+
+
+def softmax(logits: Tensor, temperature: float, dim: int) -> Tensor:
+    """Class probabilities along `dim`, of logits that were divided by `temperature` (Guo et al. 2017)."""
+    return torch.softmax(logits if temperature == 1.0 else logits / temperature, dim)
+
+
+def require_temperature(temperature: float) -> None:
+    """Raise `ModelError` for a temperature that is not above 0."""
+    if not 0 < temperature < math.inf:
+        raise ModelError(f"expected a temperature above 0, found {temperature}; 1 leaves probabilities as they are")
 
 
 def too_large(error: RuntimeError) -> bool:

@@ -24,7 +24,7 @@ _weights = lru_cache(maxsize=8)(weights)
 _log = logging.getLogger(__name__)
 
 
-def predict_slabs(
+def predict_slabs(  # noqa: PLR0913  what goes in, and how, by name
     network: nn.Module,
     image: NDArray[Any] | Tensor,
     plan: TilePlan,
@@ -33,6 +33,7 @@ def predict_slabs(
     precision: str = "float32",
     needed: NDArray[np.bool_] | None = None,
     logits: bool = False,
+    temperature: float = 1.0,
     progress: Progress | None = None,
 ) -> Iterator[Slab]:
     """Class probabilities of a whole volume, plane by plane.
@@ -41,8 +42,9 @@ def predict_slabs(
     mode. image: (C, X, Y, Z), preprocessed. plan: of `plan_tiles` for this network and shape. precision: float32, bf16
     or fp16. needed: bool (X, Y, Z); tiles that add to no such voxel are left out. Needed voxels get exactly what they
     get without it; the others get what the tiles that ran say, or 0 for every class where none did. logits: hand on
-    what the network answers, blended, without a softmax: logits, or the values of a regression. progress: told the
-    voxels that went through the network, and how many will in all (which may change on a re-plan).
+    what the network answers, blended, without a softmax: logits, or the values of a regression. temperature: what
+    logits are divided by before the softmax; without a softmax it changes nothing. progress: told the voxels that went
+    through the network, and how many will in all (which may change on a re-plan).
 
     Yields slabs that cover planes 0 … X − 1 in order, values float32 (K, x, Y, Z), float64 from a float64 network.
     Where a tile is too large for the memory, the planes not yet handed on are planned anew with smaller tiles.
@@ -50,7 +52,7 @@ def predict_slabs(
     `ResourceError` where not even the smallest tile fits.
     """
     require_mask(needed, plan)
-    runner = Runner(network, image, plan, torch.device(device), precision)
+    runner = Runner(network, image, plan, torch.device(device), precision, temperature=temperature)
     return stream(runner, plan, needed, progress, logits=logits)
 
 

@@ -1,10 +1,11 @@
 """How good a segmentation is. Pure functions on arrays.
 
-Imports numpy and `errors`; SciPy only when surfaces, instances or panoptic segments are asked for.
+Imports numpy and `errors`; SciPy only when surfaces, instances, panoptic segments or a temperature are asked for.
 """
 
 from typing import TYPE_CHECKING, Any
 
+from vol3d.metrics.calibration import TEMPERATURES, Reliability, fit_temperature, tempered
 from vol3d.metrics.contingency import ClassScore, Contingency
 from vol3d.metrics.overlap import dice, iou, precision, recall, specificity, volume_similarity
 from vol3d.metrics.regression import RegressionScores, mae, r2, regression_scores, rmse
@@ -22,14 +23,17 @@ if TYPE_CHECKING:
     from vol3d.metrics.panoptic import PanopticScore, panoptic_scores
 
 __all__ = [
+    "TEMPERATURES",
     "ClassScore",
     "Contingency",
     "InstanceScores",
     "PanopticScore",
     "RegressionScores",
+    "Reliability",
     "SurfaceDistances",
     "average_symmetric_surface_distance",
     "dice",
+    "fit_temperature",
     "hausdorff",
     "hausdorff_percentile",
     "instance_scores",
@@ -44,6 +48,7 @@ __all__ = [
     "specificity",
     "surface_dice",
     "surface_distances",
+    "tempered",
     "volume_similarity",
 ]
 

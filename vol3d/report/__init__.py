@@ -9,7 +9,9 @@ from vol3d.report.curves import curves_png
 from vol3d.report.metrics import MetricsFile, read_metrics
 from vol3d.report.preview import Layer, preview_png
 from vol3d.report.record import RECORD, read_record, write_record
+from vol3d.report.reliability import reliability_png
 from vol3d.report.scores import Metric, ScoreRow, score_table, scores_csv
+from vol3d.report.uncertainty import uncertainty_png
 
 __all__ = [
     "RECORD",
@@ -25,7 +27,9 @@ __all__ = [
     "preview_png",
     "read_metrics",
     "read_record",
+    "reliability_png",
     "score_table",
     "scores_csv",
+    "uncertainty_png",
     "write_record",
 ]

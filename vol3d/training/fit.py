@@ -62,6 +62,7 @@ def fit(  # noqa: PLR0913  what to fit, how, and five hooks by name
     validate: Callable[[nn.Module], float] | None = None,
     on_log: Callable[[LogRow], object] = lambda _row: None,
     on_checkpoint: Callable[[TrainingState], object] = lambda _state: None,
+    on_validated_stage: Callable[[nn.Module], object] = lambda _network: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> FitResult:
     """Train `network` in place, stage by stage, from `start` or from the weights it has.
@@ -71,7 +72,8 @@ def fit(  # noqa: PLR0913  what to fit, how, and five hooks by name
 
     validate: gets a copy of the network with the weights to judge, returns a score, higher is better; NaN is never
     best. When a stage that validated ends, the network goes back to its best weights. on_log: after every iteration.
-    on_checkpoint: every `checkpoint_seconds`, and when the run ends or stops. should_stop: asked before every
+    on_checkpoint: every `checkpoint_seconds`, and when the run ends or stops. on_validated_stage: when a stage that
+    validated has ended, with a copy of the network that has its best weights. should_stop: asked before every
     iteration. Hooks are called on the first process only, except should_stop; a stop on one process stops all.
 
     Raises `TrainingError` where the loss or its gradient is not a finite number (no checkpoint is made of that
@@ -81,7 +83,7 @@ def fit(  # noqa: PLR0913  what to fit, how, and five hooks by name
     learner = Learner(network, loss, settings, fabric)
     if start is not None:
         learner.restore(start)
-    run = _Run(learner, settings, start, validate, on_log, on_checkpoint)
+    run = _Run(learner, settings, start, validate, on_log, on_checkpoint, on_validated_stage)
     stopped = False
     with named_worker_faults(), _fastest_convolutions(fabric.device):
         for stage in stages:
@@ -102,9 +104,11 @@ class _Run:
         validate: Callable[[nn.Module], float] | None,
         on_log: Callable[[LogRow], object],
         on_checkpoint: Callable[[TrainingState], object],
+        on_validated_stage: Callable[[nn.Module], object],
     ) -> None:
         self.learner, self.settings, self.fabric = learner, settings, learner.fabric
         self.validate, self.on_log, self.on_checkpoint = validate, on_log, on_checkpoint
+        self.on_validated_stage = on_validated_stage
         self.schedule = Schedule(settings.iterations, settings.warmup_fraction, settings.decay_power)
         fabric = learner.fabric
         self.share = Share(settings.batch_size, settings.accumulate, fabric.global_rank, fabric.world_size)
@@ -155,6 +159,8 @@ class _Run:
         if self.iteration == stage.until and self.best is not None:
             self.learner.go_back(self.best)
             self.best = None
+            if self.fabric.is_global_zero:
+                self.on_validated_stage(self.learner.validation_copy())
         row = LogRow(self.iteration, value, rate, norm, now - self.began, speed, score)
         self.history.append(row)
         if self.fabric.is_global_zero:

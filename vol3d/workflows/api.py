@@ -25,11 +25,13 @@ from vol3d.workflows.sources import Source, Spacing
 
 if TYPE_CHECKING:
     from vol3d.bundle import ModelBundle
+    from vol3d.workflows.experiment import Experiment
     from vol3d.workflows.plan import Plan
     from vol3d.workflows.predict import Prediction
+    from vol3d.workflows.suggest import Suggestions
     from vol3d.workflows.training_run import TrainResult
 
-__all__ = ["check", "evaluate", "info", "load_model", "predict", "train"]
+__all__ = ["check", "evaluate", "experiment", "info", "load_model", "predict", "suggest", "train"]
 
 Slices = dict[str, Sequence[int]] | None
 Several = list[Any] | tuple[Source, ...]
@@ -119,6 +121,9 @@ def predict(  # noqa: PLR0913  keyword arguments of a verb
     spacing_mm: Spacing = None,
     probabilities: bool = False,
     tta: bool = False,
+    uncertainty: bool = False,
+    keep_drawn: bool | Source = False,
+    provenance: bool = False,
     tile: tuple[int, ...] | None = None,
     prune: int | None = None,
     max_memory_gb: float | None = None,
@@ -132,15 +137,21 @@ def predict(  # noqa: PLR0913  keyword arguments of a verb
     """Segment one scan; see `vol3d.workflows.predict.predict`.
 
     scan: a file, a `Volume`, or an array (X, Y, Z) or (C, X, Y, Z) with `spacing_mm`. model: a bundle, a model file, a
-    run folder, or None for the newest run under ./runs. prune: of a U-Net++, how deep it goes. Returns a `Prediction`;
+    run folder, or None for the newest run under ./runs. prune: of a U-Net++, how deep it goes. uncertainty:
+    also where the answers are unsure. keep_drawn: True, or the labels that were drawn on the scan: they stand as drawn;
+    provenance: also write which voxels those are. Returns a `Prediction`;
     its `codes` are (X, Y, Z): class codes, object numbers or values, as the model's task has it.
     """
-    from vol3d.workflows.predict import PredictOptions
+    from vol3d.workflows.outputs import PredictOptions
     from vol3d.workflows.predict import predict as run
 
     options = PredictOptions(
         probabilities=probabilities,
         tta=tta,
+        uncertainty=uncertainty,
+        keep_drawn=keep_drawn is not False,
+        provenance=provenance,
+        drawn=None if isinstance(keep_drawn, bool) else keep_drawn,
         tile=tile,
         prune=prune,
         max_memory_gb=max_memory_gb,
@@ -222,6 +233,119 @@ def check(
     """Do an image and its labels fit together, and what do the labels cover? See `vol3d.workflows.check.check`."""
     meaning = _meaning(unlabeled, annotated_slices, dense=dense)
     return _check(image, labels, config=meaning, task=task, spacing_mm=spacing_mm)
+
+
+def experiment(  # noqa: PLR0913  keyword arguments of a verb
+    kind: Literal["folds", "slices", "batchnorm", "dimensions", "volumes", "paper"] | None = None,
+    images: Source | Sequence[Source] = (),
+    labels: Source | Sequence[Source] = (),
+    *,
+    output: str | Path | None = None,
+    folds: int | None = None,
+    slices: Sequence[tuple[int, int, int]] = (),
+    seeds: int = 3,
+    batchnorm: Literal["on", "off", "both"] | None = None,
+    dimensions: Literal[2, 3] | None = None,
+    network: NetworkKind | None = None,
+    unlabeled: int | Sequence[int] | None = None,
+    annotated_slices: Slices = None,
+    dense: bool = False,
+    spacing_mm: Spacing = None,
+    time_budget_s: float | None = None,
+    iterations: int | None = None,
+    device: str | None = None,
+    seed: int | None = None,
+    config: Config | str | Path | dict[str, Any] | None = None,
+    resume: str | Path | None = None,
+    dry_run: bool = False,
+    overwrite: bool = False,
+    keep_runs: bool = False,
+    listener: Listener | None = None,
+) -> Experiment:
+    """Compare trainings on your own labels, as in Çiçek et al. 2016; see `vol3d.workflows.experiment`.
+
+    kind: "folds" of annotated slices, "slices" (scores by their number), "batchnorm" with and without, "dimensions" 3
+    and 2, "volumes" left out one by one, or "paper": all of it. slices: numbers of slices across x, y, z. seeds: how
+    many trainings of each. The length is that of every training, five minutes by default. resume: a folder to go on
+    with, alone or with a kind. Returns an `Experiment`, whose `rows` hold the scores and `arms` their means.
+    """
+    from vol3d.workflows.experiment import run_experiment
+    from vol3d.workflows.experiment_kinds import Choices
+
+    sizes = {"plan": network, "dimensions": dimensions}
+    codes = (unlabeled,) if isinstance(unlabeled, int) else unlabeled
+    planes = None if annotated_slices is None else {axis: tuple(n) for axis, n in annotated_slices.items()}
+    options = {
+        "network": {key: value for key, value in sizes.items() if value is not None} or None,
+        "labels": {
+            "unlabeled": None if codes is None else tuple(codes),
+            "annotated_slices": planes,
+            "dense": dense or None,
+        },
+        "training": {"time_budget_s": time_budget_s, "iterations": iterations, "device": device, "seed": seed},
+    }
+    chosen = None if kind is None else Choices(kind, folds, tuple(slices), seeds, batchnorm, dimensions)
+    return run_experiment(
+        chosen,
+        images,
+        labels,
+        config=config,
+        options=options,
+        spacing_mm=spacing_mm,
+        output=output,
+        resume=resume,
+        dry_run=dry_run,
+        overwrite=overwrite,
+        keep_runs=keep_runs,
+        listener=listener,
+    )
+
+
+def suggest(  # noqa: PLR0913  keyword arguments of a verb
+    scan: Source,
+    model: str | Path | ModelBundle | None = None,
+    labels: Source | None = None,
+    n: int = 3,
+    *,
+    axes: Sequence[str] = ("x", "y", "z"),
+    output: str | Path | None = None,
+    spacing_mm: Spacing = None,
+    unlabeled: int | Sequence[int] | None = None,
+    annotated_slices: Slices = None,
+    reach_mm: float | None = None,
+    per_voxel: bool = False,
+    tta: bool = False,
+    max_memory_gb: float | None = None,
+    device: str = "auto",
+    channel: int | None = None,
+    nan: float | None = None,
+    overwrite: bool = False,
+    preview: bool = True,
+    listener: Listener | None = None,
+) -> Suggestions:
+    """The `n` slices to paint next; see `vol3d.workflows.suggest.suggest`.
+
+    scan, model: as of `predict`. labels: what is painted so far, default as the run trained on it; unlabeled,
+    annotated_slices: what its codes mean. output: the label file to paint in, default SCAN_paint beside a file.
+    Returns `Suggestions`: ranked `planes` (axis and index of the file), and `codes` with their voxels marked.
+    """
+    from vol3d.workflows.suggest import SuggestOptions
+    from vol3d.workflows.suggest import suggest as run
+
+    stated = unlabeled is not None or annotated_slices is not None
+    options = SuggestOptions(
+        axes=tuple(axes),
+        reach_mm=reach_mm,
+        per_voxel=per_voxel,
+        tta=tta,
+        max_memory_gb=max_memory_gb,
+        device=device,
+        overwrite=overwrite,
+        preview=preview,
+        data=DataConfig(channel=channel, nan=nan),
+        meaning=_meaning(unlabeled, annotated_slices, dense=False) if stated else None,
+    )
+    return run(scan, model, labels, n, output, options=options, spacing_mm=spacing_mm, listener=listener)
 
 
 def load_model(model: str | Path | None = None) -> ModelBundle:

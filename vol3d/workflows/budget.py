@@ -11,6 +11,7 @@ import torch
 
 from vol3d.training import FitSettings, PatchSource, time_steps
 from vol3d.workflows.listener import Listener
+from vol3d.workflows.live_preview import PREVIEW_SHARE
 from vol3d.workflows.plan import Plan
 
 if TYPE_CHECKING:
@@ -38,11 +39,11 @@ class Budget:
 
     def __init__(self, plan: Plan, started: float) -> None:
         self._plan = plan
-        self._started = started
+        self.started = started
 
     def elapsed(self) -> float:
         """Seconds since the run began."""
-        return time.monotonic() - self._started
+        return time.monotonic() - self.started
 
     def length(
         self,
@@ -76,7 +77,8 @@ class Budget:
         validations = training.validations
         if validation > 0:
             validations = min(validations, int(_VALIDATION_SHARE * max(left, 0) / validation))
-        iterations = max(1, int((left - validation * (validations + 1)) / step))
+        left *= 1 - PREVIEW_SHARE
+        iterations = max(1, int((left - validation * (validations + 3)) / step))  # score, calibration, pictures
         if iterations < _FEW:
             tell.warn(
                 f"only {iterations} iterations of {step:.2g} s fit into {training.time_budget_s:g} s; "

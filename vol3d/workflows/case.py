@@ -8,15 +8,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from vol3d.volume import SparseLabels
+from vol3d.transforms import Undo
+from vol3d.volume import SparseLabels, Volume
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
     """One scan ready for training, on its prepared grid (closest RAS, target spacing).
 
-    image: float32 (C, X, Y, Z), normalised. labels: same grid. scan: geometry facts of the file as it came. target:
-    values to regress, float32 (X, Y, Z), or None where classes are learned.
+    image: float32 (C, X, Y, Z), normalised; its last `extra_channels` were made by a pixel classifier. labels: same
+    grid. scan: geometry facts of the file as it came. target: values to regress, float32 (X, Y, Z), or None where
+    classes are learned. undo: the way back onto the scan's own grid; frame: that grid, as a volume without values of
+    its own.
     """
 
     name: str
@@ -25,6 +28,9 @@ class Case:
     spacing_mm: tuple[float, float, float]
     scan: dict[str, Any]
     target: np.ndarray[Any, Any] | None = None
+    extra_channels: int = 0
+    undo: Undo | None = None
+    frame: Volume | None = None
 
     def file_plane(self, axis: int, index: int) -> str:
         """A plane of the prepared grid as the file counts it, such as z=12; the nearest one where it was resampled."""

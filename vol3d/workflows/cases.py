@@ -13,10 +13,12 @@ from vol3d import io
 from vol3d.config import Config
 from vol3d.errors import ConfigError, LabelError
 from vol3d.transforms import Preprocessing
-from vol3d.volume import SparseLabels, Volume
+from vol3d.volume import Affine, SparseLabels, Volume
 from vol3d.workflows.case import Case
+from vol3d.workflows.labels import LabelMeaning
 from vol3d.workflows.listener import Listener
 from vol3d.workflows.meaning import Meaning, find_meaning, read_truth
+from vol3d.workflows.partial import refuse_choices, require_meant, unseen_classes
 from vol3d.workflows.sources import Source, Spacing, content_hash, image_volume
 
 
@@ -50,17 +52,26 @@ def gather(images: Sequence[Source], labels: Sequence[Source], weights: Sequence
 def load(
     files: TrainingFiles, config: Config, preprocessing: Preprocessing, listener: Listener, spacing_mm: Spacing = None
 ) -> tuple[list[Case], Meaning]:
-    """Read every case, refuse what does not fit together, and prepare it. Cases without labels are left out, aloud."""
+    """Read every case, refuse what does not fit together, and prepare it. Cases without labels are left out, aloud.
+
+    Without labels is also a case of which no voxel's class is known for certain. Warns where a class occurs in some of
+    the label files only.
+    """
+    refuse_choices(config.labels, config.task)
     label_volumes = [read_truth(source, config, spacing_mm) for source in files.labels]
     meaning = find_meaning(label_volumes, config)
+    require_meant([volume.name for volume in label_volumes], config.labels)
     cases: list[Case] = []
+    drawn: list[SparseLabels] = []
     for number, (source, labels) in enumerate(zip(files.images, label_volumes, strict=True)):
         image = image_volume(source, config.data, spacing_mm)
         image.require_same_grid(labels)
         sparse = meaning.sparse(labels, _weight(files, number, image, config))
         if not sparse.labeled.any():
-            listener.warn(f"{labels.name} has no labeled voxel; the case is left out")
+            certain = "" if sparse.partial is None else " whose class is certain"
+            listener.warn(f"{labels.name} has no labeled voxel{certain}; the case is left out")
             continue
+        drawn.append(sparse)
         hashes = {"image": content_hash(source), "labels": content_hash(files.labels[number])}
         if files.weights:
             hashes["weights"] = content_hash(files.weights[number])
@@ -69,6 +80,9 @@ def load(
         raise LabelError(
             f"{label_volumes[0].name}: expected labeled voxels, found none. Paint some, or mend --unlabeled."
         )
+    unseen = unseen_classes(drawn, config.labels, meaning.table) if isinstance(meaning, LabelMeaning) else None
+    if unseen is not None:
+        listener.warn(unseen)
     channels = {case.image.shape[0] for case in cases}
     if len(channels) > 1:
         found = ", ".join(f"{case.name} has {case.image.shape[0]}" for case in cases)
@@ -108,10 +122,32 @@ def _prepare(
         "intensities": prepared.statistics,
         "sha256": hashes,
     }
-    fitted = preprocessing.apply_labels(labels, image.affine)  # the two may differ by a hair
+    fitted = _on_grid(labels, image.affine, preprocessing)  # the two may differ by a hair
     fitted = meaning.prepared(fitted, (x, y, z))
     if target is not None:
         target = preprocessing.apply_labels(replace(labels, classes=target, weight=None), image.affine).classes
     return Case(
-        image.name, torch.from_numpy(prepared.array), replace(fitted, name=labels.name), (x, y, z), scan, target
+        image.name,
+        torch.from_numpy(prepared.array),
+        replace(fitted, name=labels.name),
+        (x, y, z),
+        scan,
+        target,
+        undo=prepared.undo,
+        frame=replace(image, array=np.broadcast_to(np.uint8(0), (1, *image.shape))),
     )
+
+
+def _on_grid(labels: SparseLabels, affine: Affine, preprocessing: Preprocessing) -> SparseLabels:
+    """Labels on the prepared grid; a voxel takes a set of classes only where it gets no class for certain."""
+    fitted = preprocessing.apply_labels(labels, affine)
+    if labels.partial is None:
+        return fitted
+    choice = preprocessing.apply_labels(
+        replace(labels, classes=labels.partial, labeled=labels.partial > 0, partial=None), affine
+    )
+    open_ = choice.labeled & ~fitted.labeled
+    weight = fitted.weight
+    if weight is not None and choice.weight is not None:
+        weight = np.where(open_, choice.weight, weight)
+    return replace(fitted, partial=np.where(open_, choice.classes, 0).astype(choice.classes.dtype), weight=weight)

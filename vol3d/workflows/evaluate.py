@@ -19,6 +19,7 @@ from vol3d.workflows.evaluations import (
 )
 from vol3d.workflows.labels import annotated_planes, code_counts, stored_names, unlabeled_codes
 from vol3d.workflows.object_evaluations import InstanceEvaluation, PanopticEvaluation
+from vol3d.workflows.partial import refuse_choices, undecided
 from vol3d.workflows.sources import Source, Spacing, label_volume, target_volume
 from vol3d.workflows.targets import known_values
 
@@ -64,6 +65,7 @@ class Scoring:
             raise ConfigError(f"a divisor and things go with the task panoptic, found {self.task}")
         if self.divisor is not None and self.divisor < 2:
             raise ConfigError(f"expected a divisor of 2 or more, found {self.divisor}")
+        refuse_choices(self.labels, self.task)
 
 
 def evaluate(
@@ -221,6 +223,7 @@ def _compared(
     truth.require_same_grid(predicted)
     slices_of_other = LabelsConfig(unlabeled=config.unlabeled, dense=config.dense) if leave_out is not None else config
     mask = _labeled(truth, slices_of_other)
+    mask &= ~undecided(truth, mask, config, predicted)
     if leave_out is not None:
         drawn = label_volume(leave_out, data, spacing_mm)
         truth.require_same_grid(drawn)

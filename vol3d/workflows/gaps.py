@@ -21,22 +21,25 @@ from vol3d.workflows.objects import annotated
 def with_border_weights(case: Case, meaning: Meaning, loss: LossConfig, across: Sequence[int] = ()) -> Case:
     """The case with every labeled voxel's weight raised where it lies between objects; as it is where w0 is 0.
 
-    Objects are the connected parts of the classes `loss.border_classes`; where objects are learned, their insides.
+    Objects are the connected parts of the classes `loss.border_classes`; where objects are learned, their insides. A
+    voxel that is only known to be of one of several classes belongs to no object, and weighs as before.
     across: of a 2-D network, the axes across which it goes: objects are then those of its planes.
     Raises `ConfigError` where that makes no sense.
     """
     if not loss.border:
         return case
-    labels = case.labels
-    foreground = np.isin(labels.classes, _object_indices(meaning, loss))
+    labels, known = case.labels, case.labels.known
+    foreground = np.isin(labels.classes, _object_indices(meaning, loss)) & labels.labeled
     weights = border_weights(
         foreground,
-        labels.labeled,
+        known,
         case.spacing_mm,
-        planes=_planes(labels.labeled, across),
+        planes=_planes(known, across),
         w0=loss.border,
         sigma_mm=loss.border_sigma_mm,
     )
+    if labels.partial is not None:  # nobody knows whether such a voxel is a gap
+        weights = np.where(labels.labeled, weights, known.astype(np.float32))
     if labels.weight is not None:
         weights = weights * labels.weight
     return replace(case, labels=replace(labels, weight=weights))

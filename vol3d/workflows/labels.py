@@ -12,32 +12,45 @@ from numpy.typing import NDArray
 from vol3d.config import LabelsConfig, TaskSpec
 from vol3d.errors import LabelError
 from vol3d.volume import LabelTable, SparseLabels, Volume
+from vol3d.workflows.partial import Codes, choices, not_painted, refuse_painted, say_choice, sets_of, split_choices
 
 _MOST = 0.5
 _AXES = "xyz"
-_UNLABELED_NAMES = {"unlabeled", "unlabelled", "ignore", "unknown"}
+TO_PAINT = "to paint"  # names a code that marks slices for somebody to paint; until then nobody has
+_UNLABELED_NAMES = {"unlabeled", "unlabelled", "ignore", "unknown", TO_PAINT}
 
 
 @dataclass(frozen=True)
 class LabelMeaning:
     """The classes of a task and how annotated voxels are told from the others.
 
-    table: what the network answers. said: one line for the user. spec: what becomes of the answers.
+    table: what the network answers. said: one line for the user. spec: what becomes of the answers. sets: class indices
+    of every set of classes that a voxel may be known to be one of.
     """
 
     table: LabelTable
     config: LabelsConfig
     said: str
     spec: TaskSpec = field(default_factory=TaskSpec)
+    sets: tuple[Codes, ...] = ()
 
     def sparse(self, volume: Volume, weight: NDArray[np.float32] | None = None) -> SparseLabels:
-        """The labels of one file: (1, X, Y, Z) codes → class indices and mask. Raises `LabelError` on strange codes."""
+        """The labels of one file: (1, X, Y, Z) codes → class indices, mask and sets.
+
+        Raises `LabelError` on strange codes.
+        """
         codes = volume.array[0]
         mask = annotated_planes(volume, self.config)
-        if mask is not None:  # outside the annotated slices a code means nothing, whatever it is
-            codes = np.where(mask, codes, self.table.codes[0]).astype(codes.dtype)
+        partial = split_choices(volume, mask, self.config, self.table, self.sets) if self.sets else None
+        if partial is not None:
+            mask = partial == 0 if mask is None else mask & (partial == 0)
+        if mask is not None:  # elsewhere a code means nothing, or not one class
+            codes = np.where(mask, codes, self.table.codes[0].astype(self.table.code_dtype))
         classes, labeled = self.table.encode(codes, volume.name)
-        return SparseLabels(classes, labeled if mask is None else labeled & mask, volume.affine, volume.name, weight)
+        labeled = labeled if mask is None else labeled & mask
+        labels = SparseLabels(classes, labeled, volume.affine, volume.name, weight, partial)
+        refuse_painted(labels, self.config, self.table)
+        return labels
 
     def prepared(self, labels: SparseLabels, spacing_mm: Sequence[float]) -> SparseLabels:  # noqa: ARG002, PLR6301 RUF100
         """The labels as they are: the network answers classes."""
@@ -79,14 +92,19 @@ def stored_names(volume: Volume) -> dict[int, str]:
     return {int(code): str(name) for code, name in volume.attributes.get("class_names", {}).items()}
 
 
+def marks(volumes: list[Volume]) -> set[int]:
+    """Codes that label files themselves name "to paint": marks that nobody has painted over yet."""
+    return {code for volume in volumes for code, name in stored_names(volume).items() if name.lower() == TO_PAINT}
+
+
 def unlabeled_codes(volumes: list[Volume], config: LabelsConfig) -> tuple[int, ...]:
-    """Codes that mean unlabeled: as configured, else those a label file itself names so."""
+    """Codes that mean unlabeled: as configured, else those a label file itself names so; marks to paint always do."""
     if config.unlabeled or config.dense:
-        return config.unlabeled
+        return (*config.unlabeled, *sorted(marks(volumes) - set(config.unlabeled)))
     named = {
         code for volume in volumes for code, name in stored_names(volume).items() if name.lower() in _UNLABELED_NAMES
     }
-    return tuple(sorted(named))
+    return tuple(sorted(named - config.one_of.keys()))
 
 
 def decide(volumes: list[Volume], config: LabelsConfig) -> LabelMeaning:
@@ -103,7 +121,20 @@ def decide(volumes: list[Volume], config: LabelsConfig) -> LabelMeaning:
             f"{volumes[0].name}: expected at least two classes among labeled voxels, found only code {only.code}. "
             f"Background must be annotated too: paint it, or say --dense if 0 is background everywhere."
         )
-    return LabelMeaning(table, config, _say(table, config, unlabeled))
+    return meaning_of(table, volumes, config)
+
+
+def meaning_of(table: LabelTable, volumes: list[Volume], config: LabelsConfig) -> LabelMeaning:
+    """What the codes of `volumes` mean to a network that answers the classes of `table`."""
+    sets = sets_of([volume.name for volume in volumes], config, table)
+    said = [_say(table, config, table.unlabeled)]
+    said += [f"code {code}: {say_choice(members)}" for code, members in config.one_of.items()]
+    for volume in volumes:
+        hidden, background = not_painted(volume.name, config), int(table.codes[0])
+        if hidden:
+            meant = say_choice(choices(volume.name, config, background)[background])
+            said.append(f"{volume.name}: code {background} is {meant}")
+    return LabelMeaning(table, config, "; ".join(said), sets=sets)
 
 
 def labeled_counts(volumes: list[Volume], config: LabelsConfig) -> tuple[dict[int, int], tuple[int, ...]]:
@@ -112,13 +143,16 @@ def labeled_counts(volumes: list[Volume], config: LabelsConfig) -> tuple[dict[in
     totals: dict[int, int] = {}
     for volume in volumes:
         counts = code_counts(volume, annotated_planes(volume, config))
-        if not explained(counts, unlabeled, config):
+        stated = max(counts, key=lambda found: counts[found]) in config.one_of or bool(not_painted(volume.name, config))
+        said = tuple(code for code in unlabeled if code not in marks([volume]))  # marks say nothing of other codes
+        if not (stated or explained(counts, said, config)):
             refuse_ambiguous_code(volume, counts, unlabeled)
-        labeled = {code: count for code, count in counts.items() if code not in unlabeled}
+        labeled = {code: count for code, count in counts.items() if code not in unlabeled and code not in config.one_of}
         if not labeled and len(volumes) == 1:
             raise LabelError(
                 f"{volume.name}: expected labeled voxels, found none: every voxel holds code "
-                f"{', '.join(map(str, sorted(counts)))}, which means unlabeled. Paint some slices, or mend --unlabeled."
+                f"{', '.join(map(str, sorted(counts)))}, which means "
+                f"{'no class for certain' if config.one_of else 'unlabeled'}. Paint some slices, or mend --unlabeled."
             )
         for code, count in labeled.items():
             totals[code] = totals.get(code, 0) + count
@@ -192,3 +226,33 @@ def parse_annotated_slices(texts: list[str]) -> dict[str, tuple[int, ...]]:
             raise LabelError(f"--annotated-slices expects AXIS=NUMBERS such as z=10,20,30, found {text!r}")
         found[axis] = found.get(axis, ()) + tuple(int(part) for part in parts)
     return found
+
+
+def parse_one_of(texts: list[str]) -> dict[int, Codes]:
+    """`["250=0,1,2"]` → {250: (0, 1, 2)}. Raises `LabelError` on anything else."""
+    found: dict[int, Codes] = {}
+    for text in texts:
+        code, equals, codes = text.partition("=")
+        members = _codes(codes)
+        if not code.strip().isdecimal() or not equals or not members or int(code) in found:
+            raise LabelError(f"--one-of expects CODE=CODES such as 250=0,1,2, each code once, found {text!r}")
+        found[int(code)] = members
+    return found
+
+
+def parse_not_painted(texts: list[str]) -> dict[str, Codes]:
+    """`["scan_b=3", "scan_c="]` → {"scan_b": (3,), "scan_c": ()}: nothing was left out there. Raises `LabelError`."""
+    found: dict[str, Codes] = {}
+    for text in texts:
+        name, equals, codes = text.rpartition("=")
+        members = () if equals and not codes.strip() else _codes(codes)
+        if not name.strip() or members is None:
+            raise LabelError(f"--not-painted expects FILE=CODES such as scan_b=3 or scan_b=3,4, found {text!r}")
+        found[name] = found.get(name, ()) + members
+    return found
+
+
+def _codes(text: str) -> Codes | None:
+    """Codes with commas between them, None for anything else."""
+    parts = [part.strip() for part in text.split(",")]
+    return tuple(int(part) for part in parts) if all(part.isdecimal() for part in parts) else None

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from vol3d.config import LossConfig
 from vol3d.errors import ConfigError
 from vol3d.losses import DeepSupervision, RegressionLoss, SparseLoss, class_weights
+from vol3d.losses.class_weights import set_weights
 from vol3d.volume import LabelTable, SparseLabels
+from vol3d.workflows.labels import LabelMeaning
 from vol3d.workflows.meaning import Meaning
 
 AnyLoss = SparseLoss | RegressionLoss | DeepSupervision
@@ -23,8 +27,10 @@ def make_loss(config: LossConfig, meaning: Meaning, labels: list[SparseLabels], 
     if meaning.spec.kind == "regression":
         loss = RegressionLoss(config.regression, config.huber_delta)
     else:
+        sets = meaning.sets if isinstance(meaning, LabelMeaning) else ()
+        weights = _class_weights(config, meaning.table, labels)
         loss = SparseLoss(
-            _class_weights(config, meaning.table, labels),
+            weights,
             dice=config.dice,
             cross_entropy=config.cross_entropy,
             focal=config.focal,
@@ -32,6 +38,8 @@ def make_loss(config: LossConfig, meaning: Meaning, labels: list[SparseLabels], 
             iou=config.iou,
             lovasz=config.lovasz,
             ms_ssim=config.ms_ssim,
+            sets=sets,
+            set_weights=set_weights(weights, _counts(meaning.table, labels), sets) if sets else None,
         )
     outputs = int(getattr(network, "heads", 1))
     given = config.deep_supervision
@@ -48,5 +56,9 @@ def _class_weights(config: LossConfig, table: LabelTable, labels: list[SparseLab
         if len(kind) != len(table):
             raise ConfigError(f"loss.class_weights: expected {len(table)} numbers, one per class, found {len(kind)}")
         return torch.tensor(kind)
-    counts = sum(part.counts(len(table)) for part in labels)
-    return torch.from_numpy(class_weights(counts, kind))
+    return torch.from_numpy(class_weights(_counts(table, labels), kind))
+
+
+def _counts(table: LabelTable, labels: list[SparseLabels]) -> NDArray[np.int64]:
+    """Labeled voxels of every class, (K,); those only known to be of one of several are not among them."""
+    return np.sum([part.counts(len(table)) for part in labels], axis=0)

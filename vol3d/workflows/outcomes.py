@@ -27,6 +27,7 @@ class Outcome:
     array: (X, Y, Z), what is written: unsigned codes or object numbers, float32 values of a regression. names: code →
     class name, kept in the file. shown, table: class indices (X, Y, Z) and what they are, for the picture.
     probabilities: float32 (K, X, Y, Z) or None. said: one line about it, or nothing.
+    uncertainty: float32 (2, X, Y, Z) or None.
     """
 
     array: NDArray[Any]
@@ -35,6 +36,7 @@ class Outcome:
     table: LabelTable
     probabilities: NDArray[np.float32] | None = field(default=None)
     said: str = ""
+    uncertainty: NDArray[np.float32] | None = field(default=None)
 
 
 def outcome(bundle: ModelBundle, slabs: Slabs, undo: Undo, volume: Volume, *, probabilities: bool) -> Outcome:

@@ -23,11 +23,19 @@ class PatchCutter:
     size: the network's input. margin: input − output; classes and weights are cut for the output only. The drawn
     voxel lands uniformly anywhere in the output. planes: of a 2-D network, the axes across which it sees planes; of
     several one is drawn for each patch, more often the one in whose plane through the voxel more is labeled.
+    blank_probability: how often a patch's channels from a pixel classifier hold nothing, so that the network learns to
+    look for itself; their values are never changed as gray values are.
     """
 
     def __init__(
-        self, size: Sequence[int], margin: Sequence[int], augment: AugmentConfig, planes: Sequence[int] = ()
+        self,
+        size: Sequence[int],
+        margin: Sequence[int],
+        augment: AugmentConfig,
+        planes: Sequence[int] = (),
+        blank_probability: float = 0.0,
     ) -> None:
+        self._blank_probability = blank_probability
         self._size, self._margin = tuple(size), tuple(margin)
         self._planes = tuple(planes)
         self._spatial = SpatialAugmentation(
@@ -63,10 +71,18 @@ class PatchCutter:
             (inside[0], inside[1], inside[2]),
             voxel,
         )
-        image = self._intensity(image, rng)
+        image = self._changed(image, case.extra_channels, rng)
         if across is not None:
             image, classes, weight = image.squeeze(1 + across), classes.squeeze(across), weight.squeeze(across)
         return {"image": image, "classes": classes, "weight": weight}
+
+    def _changed(self, image: torch.Tensor, extra: int, rng: np.random.Generator) -> torch.Tensor:
+        """New gray values; the last `extra` channels stay, or are blank."""
+        if not extra:
+            return self._intensity(image, rng)
+        own, added = image[:-extra], image[-extra:]
+        blank = rng.random() < self._blank_probability
+        return torch.cat([self._intensity(own, rng), torch.zeros_like(added) if blank else added])
 
     def _across(self, case: TrainingCase, voxel: Triple, rng: np.random.Generator) -> int | None:
         """The axis that a 2-D patch has no extent along; None for a 3-D patch."""
@@ -79,29 +95,31 @@ class PatchCutter:
 class TrainingCase:
     """A case as tensors, with the labels that train now.
 
-    image: float32 (C, X, Y, Z). classes: (X, Y, Z), indices or values to regress. weight: float32 (X, Y, Z), 0 where
-    unlabeled. labeled_in_plane: for every axis, how many voxels are labeled in each plane across it.
+    image: float32 (C, X, Y, Z). classes: (X, Y, Z), indices or values to regress; K + s where a voxel is only known to
+    be of one of the classes of set s. weight: float32 (X, Y, Z), 0 where unlabeled. labeled_in_plane: for every axis,
+    of how many voxels something is known in each plane across it.
     """
 
     def __init__(self, case: Case, labels: SparseLabels) -> None:
         self.image = case.image
         self.spacing_mm = case.spacing_mm
+        self.extra_channels = case.extra_channels
+        known = labels.known
         if case.target is None:
-            kind = np.uint8 if labels.classes.dtype == np.uint8 else np.int32
-            self.classes = torch.from_numpy(labels.classes.astype(kind, copy=False))
+            indices = labels.indices
+            kind = np.uint8 if indices.dtype == np.uint8 else np.int32
+            self.classes = torch.from_numpy(indices.astype(kind, copy=False))
         else:
             self.classes = torch.from_numpy(case.target)
-        weight = labels.labeled.astype(np.float32)
+        weight = known.astype(np.float32)
         self.weight = torch.from_numpy(weight if labels.weight is None else weight * labels.weight)
-        self.labeled_in_plane = tuple(
-            labels.labeled.sum(axis=tuple(a for a in range(3) if a != axis)) for axis in range(3)
-        )
+        self.labeled_in_plane = tuple(known.sum(axis=tuple(a for a in range(3) if a != axis)) for axis in range(3))
 
 
 def patch_dataset(
     cases: list[Case], labels: list[SparseLabels], cut: PatchCutter, seed: int
 ) -> PatchDataset[TrainingCase]:
-    """Patches of `cases` around the voxels that `labels` (one per case) call labeled."""
+    """Patches of `cases` around the voxels that `labels` (one per case) know something of; see `LabeledVoxels`."""
     return PatchDataset(
         [TrainingCase(c, s) for c, s in zip(cases, labels, strict=True)], LabeledVoxels(labels), cut, seed
     )

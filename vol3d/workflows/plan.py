@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from vol3d.config import AnyNetworkConfig, Config, PlannedNetwork
 from vol3d.errors import ConfigError
 from vol3d.networks import NetworkGeometry, network_geometry
+from vol3d.workflows.pixel_channels import wants_classifier
 from vol3d.workflows.planned import PAPER_PATCH, Grid, paper_unet, small_network, small_patch
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 _BATCH = {2: 4, 3: 2}
 _DEFAULT_SECONDS = {"cpu": 600.0, "gpu": 3600.0}
+_STEPS_PER_LENGTH, _MOST_STEPS = 10, 1500  # of the pixel classifier, per iteration or second of the run
 _COARSE = 2.0  # how much longer voxels must be along one axis than along the others to go across it
 
 __all__ = ["Grid", "Plan", "make_plan", "small_network", "small_patch"]
@@ -27,7 +29,8 @@ class Plan:
     """What a run will do. config: without open values.
 
     patch: the network's input, voxels along its axes. planes: of a 2-D network, the axes across which it goes slice by
-    slice. outputs: what the network answers per voxel.
+    slice. outputs: what the network answers per voxel. channels: of the image; extra_channels: those that a pixel
+    classifier adds.
     """
 
     config: Config
@@ -39,6 +42,12 @@ class Plan:
     batch_size: int
     device: Device
     planes: tuple[int, ...] = ()
+    extra_channels: int = 0
+
+    @property
+    def network_channels(self) -> int:
+        """How many channels the network sees."""
+        return self.channels + self.extra_channels
 
     @property
     def output(self) -> tuple[int, ...]:
@@ -71,6 +80,8 @@ def make_plan(config: Config, grids: list[Grid], channels: int, names: tuple[str
     changes: dict[str, Any] = {}
     if training.iterations is None and training.time_budget_s is None:
         changes["time_budget_s"] = _DEFAULT_SECONDS["gpu" if device.is_gpu else "cpu"]
+    sized = isinstance(wanted, PlannedNetwork) and geometry.padded
+    extra = len(names) - 1 if wants_classifier(config, len(names), sized=sized) else 0
     settled = config.model_copy(
         update={
             "network": network,
@@ -79,9 +90,12 @@ def make_plan(config: Config, grids: list[Grid], channels: int, names: tuple[str
             ),
             "augment": config.augment.model_copy(update=_flips(config, names)),
             "training": training.model_copy(update=changes),
+            "pixel_classifier": config.pixel_classifier.model_copy(
+                update=_classifier(config, changes, wanted=extra > 0)
+            ),
         }
     )
-    return Plan(settled, network, geometry, channels, len(names), size, batch, device, planes)
+    return Plan(settled, network, geometry, channels, len(names), size, batch, device, planes, extra)
 
 
 def _planes(config: Config, dimensions: int, grids: list[Grid]) -> tuple[int, ...]:
@@ -134,6 +148,16 @@ def _flips(config: Config, names: tuple[str, ...]) -> dict[str, float]:
         return {}
     words = {word for name in names for word in re.split(r"[^a-z]+", name.lower())}
     return {"flip_probability": 0.0 if words & {"left", "right"} else 0.5}
+
+
+def _classifier(config: Config, changes: dict[str, Any], *, wanted: bool) -> dict[str, Any]:
+    """Whether there is a pixel classifier, and how long it learns: a small part of the run."""
+    found: dict[str, Any] = {"use": "yes" if wanted else "no"}
+    if wanted and config.pixel_classifier.steps is None:
+        training = config.training.model_copy(update=changes)
+        length = training.iterations if training.iterations is not None else training.time_budget_s or 0.0
+        found["steps"] = max(1, min(_MOST_STEPS, round(_STEPS_PER_LENGTH * length)))
+    return found
 
 
 def _typical(grids: list[Grid]) -> Grid:

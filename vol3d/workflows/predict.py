@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,39 +15,21 @@ from vol3d import inference, io
 from vol3d.bundle import ModelBundle
 from vol3d.config import DataConfig, InferenceConfig
 from vol3d.errors import ConfigError, ModelError, ResourceError
-from vol3d.io.names import locate
 from vol3d.report import preview_png
-from vol3d.transforms import PreparedImage, Preprocessing
+from vol3d.transforms import PreparedImage
 from vol3d.volume import LabelTable, Slab, Volume
 from vol3d.workflows.device import Device, exact, memory_bytes, pick_device
+from vol3d.workflows.drawn import Drawn, find_drawn, with_drawn, write_provenance
 from vol3d.workflows.listener import Listener, Quiet
 from vol3d.workflows.models import find_model
 from vol3d.workflows.outcomes import Outcome, outcome
+from vol3d.workflows.outputs import PredictOptions, require_room, target_of
+from vol3d.workflows.pixel_channels import prepare
 from vol3d.workflows.sources import Source, Spacing, image_volume
 from vol3d.workflows.tiling import tile_plans, trained_patch
+from vol3d.workflows.uncertainty import UncertainPass, require_probabilities, write_uncertainty
 
 _OBJECT_VOLUMES = 10  # float32 volumes beside the probabilities, measured
-RESULT_TAGS = (("_seg", "label"), ("_values", "values"))  # of labels, of a regression: tag and HDF5 dataset
-
-
-@dataclass(frozen=True)
-class PredictOptions:
-    """How to predict. tile: the network's input size along its axes, None plans it for `max_memory_gb`.
-
-    probabilities: also keep class probabilities. tta: average over flips of the whole volume. prune: of a U-Net++, how
-    deep it goes.
-    """
-
-    probabilities: bool = False
-    tta: bool = False
-    tile: tuple[int, ...] | None = None
-    overlap: float = 0.25
-    max_memory_gb: float | None = None
-    device: str = "auto"
-    overwrite: bool = False
-    preview: bool = True
-    prune: int | None = None
-    data: DataConfig = field(default_factory=DataConfig)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +39,8 @@ class Prediction:
     codes: (X, Y, Z) on the scan's grid: unsigned class codes; object numbers where objects are told apart; float32
     values of a regression. table: of the network's outputs. probabilities: float32 (K, X, Y, Z) or None. path: the
     written file, None where nothing was written. preview: the PNG beside it. warnings: what `predict` warned of.
+    uncertainty: float32 (2, X, Y, Z), normalised entropy and mutual information, or None. drawn: bool (X, Y, Z), the
+    voxels drawn by hand, or None where nobody asked.
     """
 
     codes: NDArray[Any]
@@ -65,6 +49,8 @@ class Prediction:
     path: str | None
     preview: Path | None
     warnings: tuple[str, ...]
+    uncertainty: NDArray[np.float32] | None = None
+    drawn: NDArray[np.bool_] | None = None
 
 
 def predict(
@@ -85,37 +71,68 @@ def predict(
     """
     choice, tell = options or PredictOptions(), listener or Quiet()
     bundle = _bundle(model, tell)
-    target = _target(scan, output, bundle)
+    target = target_of(scan, output, bundle)
     if target is not None:
         require_room(target, choice)
-    if choice.probabilities and bundle.task.kind == "regression":
-        raise ConfigError("this model predicts values, which have no class probabilities; leave --probabilities out")
+    _require_possible(bundle, choice)
     if choice.prune is not None:
         bundle = bundle.pruned(choice.prune)
     volume = image_volume(scan, _data(scan, choice.data, bundle, tell), spacing_mm)
     _require_channels(volume, bundle)
+    drawn = _drawn(scan, model, volume, bundle, choice, spacing_mm)
     warnings = tuple(unlike_training(volume, bundle.training_range))
     device = exact(pick_device(choice.device))
     network = bundle.build(device.name)
     require_memory(volume, bundle, choice)
-    prepared = Preprocessing.from_json(bundle.preprocessing).apply(volume)
+    prepared = prepare(volume, bundle)
     warnings += tuple(intensities_unlike_training(prepared.statistics, bundle.training_range))
     for text in warnings:
         tell.warn(f"{volume.name}: {text}")
-    planes, patch = bundle.task.planes, trained_patch(bundle)
-    found = outcome(
-        bundle,
-        lambda bare: run_network(network, prepared, choice, device, tell, planes, patch, logits=bare),
-        prepared.undo,
-        volume,
-        probabilities=choice.probabilities,
-    )
+    found = _answers(network, bundle, prepared, volume, choice, device, tell)
+    if drawn is not None and choice.keep_drawn:
+        found = with_drawn(found, drawn, bundle.labels)
     if found.said:
         tell.note(f"{volume.name}: {found.said}")
     preview = None
     if target is not None:
-        preview = _write(target, found, volume, bundle, choice, tell)
-    return Prediction(found.array, bundle.labels, found.probabilities, target, preview, warnings)
+        preview = _write(target, found, drawn, volume, bundle, choice, tell)
+    kept = None if drawn is None else drawn.mask
+    return Prediction(
+        found.array, bundle.labels, found.probabilities, target, preview, warnings, found.uncertainty, kept
+    )
+
+
+def _answers(
+    network: Any,  # noqa: ANN401  as in `run_network`
+    bundle: ModelBundle,
+    prepared: PreparedImage,
+    volume: Volume,
+    choice: PredictOptions,
+    device: Device,
+    tell: Listener,
+) -> Outcome:
+    """What the network makes of a prepared scan; where it is unsure too, if that is asked for."""
+    if choice.uncertainty:
+        tiling = InferenceConfig(tile=choice.tile, overlap=choice.overlap, max_memory_gb=choice.max_memory_gb)
+        unsure = UncertainPass([(bundle, network)], prepared, device, tiling, tell)
+        found = outcome(bundle, unsure.slabs, prepared.undo, volume, probabilities=choice.probabilities)
+        return replace(found, uncertainty=unsure.maps(prepared.undo))
+    planes, patch = bundle.task.planes, trained_patch(bundle)
+
+    def slabs(bare: bool) -> Iterator[Slab]:
+        return run_network(
+            network, prepared, choice, device, tell, planes, patch, logits=bare, temperature=bundle.temperature
+        )
+
+    return outcome(bundle, slabs, prepared.undo, volume, probabilities=choice.probabilities)
+
+
+def _require_possible(bundle: ModelBundle, choice: PredictOptions) -> None:
+    """Raise `ConfigError` where the model has no answers of the kind that is asked for."""
+    if choice.probabilities and bundle.task.kind == "regression":
+        raise ConfigError("this model predicts values, which have no class probabilities; leave --probabilities out")
+    if choice.uncertainty:
+        require_probabilities([(bundle, None)])
 
 
 def require_memory(volume: Volume, bundle: ModelBundle, choice: PredictOptions) -> None:
@@ -135,9 +152,15 @@ def require_memory(volume: Volume, bundle: ModelBundle, choice: PredictOptions) 
 
 
 def _write(
-    target: str, found: Outcome, volume: Volume, bundle: ModelBundle, choice: PredictOptions, tell: Listener
+    target: str,
+    found: Outcome,
+    drawn: Drawn | None,
+    volume: Volume,
+    bundle: ModelBundle,
+    choice: PredictOptions,
+    tell: Listener,
 ) -> Path | None:
-    """Write what was predicted, its probabilities and its picture; returns the picture."""
+    """Write what was predicted and all that goes with it; returns the picture."""
     if found.array.dtype.kind == "f":
         io.write_image(target, found.array[None], volume, overwrite=choice.overwrite)
     else:
@@ -148,6 +171,11 @@ def _write(
         channel_names = [c.name for c in bundle.labels.classes]
         io.write_image(where, found.probabilities, volume, overwrite=choice.overwrite, channel_names=channel_names)
         tell.note(f"class probabilities: {where}")
+    if drawn is not None and choice.provenance:
+        tell.note(f"drawn or predicted: {write_provenance(target, drawn.mask, volume, overwrite=choice.overwrite)}")
+    if found.uncertainty is not None:
+        shown = write_uncertainty(target, found.uncertainty, volume, overwrite=choice.overwrite, preview=choice.preview)
+        tell.note(f"uncertainty: {shown[0]}" + (f", picture {shown[1]}" if shown[1] else ""))
     if not choice.preview:
         return None
     path = io.preview_path(io.split_name(target)[0])
@@ -155,29 +183,7 @@ def _write(
     return path
 
 
-def default_target(scan: str, bundle: ModelBundle) -> str:
-    """Where a prediction goes by default: beside the scan, `_seg` in its name, of a regression `_values`."""
-    return io.default_output(scan, *RESULT_TAGS[bundle.task.kind == "regression"])
-
-
-def output_for(scan: str, output: str | None, scans: int, bundle: ModelBundle) -> str:
-    """Where the label map of `scan` goes. output: a file (one scan), a folder, or None for beside the scan.
-
-    Raises `ConfigError` where several scans would be written to one file.
-    """
-    if output is None:
-        return default_target(scan, bundle)
-    folder = Path(output)
-    if folder.is_dir() or output.endswith("/"):
-        folder.mkdir(parents=True, exist_ok=True)
-        file, dataset = io.split_name(default_target(scan, bundle))
-        return str(folder / file.name) + (f":{dataset}" if dataset else "")
-    if scans > 1:
-        raise ConfigError(f"-o {output} is one file, but there are {scans} scans; give a folder that ends in /")
-    return output
-
-
-def run_network(
+def run_network(  # noqa: PLR0913  what `predict_axes` takes
     network: Any,  # noqa: ANN401  any torch module that states its margin and stride
     prepared: PreparedImage,
     choice: PredictOptions,
@@ -187,8 +193,9 @@ def run_network(
     patch: Sequence[int] | None = None,
     *,
     logits: bool = False,
+    temperature: float = 1.0,
 ) -> Iterator[Slab]:
-    """Class probabilities of a prepared scan (logits: the bare answers), slab by slab.
+    """Class probabilities of a prepared scan (logits: the bare answers), slab by slab; see `predict_axes`.
 
     planes: of a 2-D network, the axes across which it goes slice by slice. patch: what it learned from.
     """
@@ -202,6 +209,7 @@ def run_network(
         device=device.name,
         precision=device.precision,
         logits=logits,
+        temperature=1.0 if logits else temperature,
         progress=lambda done, total: tell.progress("predicting", done, total, {}),
     )
 
@@ -233,21 +241,22 @@ def intensities_unlike_training(statistics: list[dict[str, float]], training: di
             )
 
 
-def _target(scan: Source, output: str | Path | None, bundle: ModelBundle) -> str | None:
-    if output is not None:
-        location = locate(str(output), RESULT_TAGS[bundle.task.kind == "regression"][1])
-        return f"{location.path}:{location.dataset}" if location.dataset else str(output)
-    return default_target(str(scan), bundle) if isinstance(scan, (str, Path)) else None
-
-
-def require_room(target: str, choice: PredictOptions) -> None:
-    """Before hours of work: raise where anything that will be written is there already or cannot be written."""
-    io.require_writable(target, choice.overwrite)
-    picture = io.preview_path(io.split_name(target)[0])
-    if choice.preview and picture.exists() and not choice.overwrite:
-        raise ConfigError(f"{picture} exists already. Give --overwrite, --no-preview, or another name with -o.")
-    if choice.probabilities:
-        io.require_writable(io.default_output(target, "_probabilities"), choice.overwrite)
+def _drawn(
+    scan: Source,
+    model: str | Path | ModelBundle | None,
+    volume: Volume,
+    bundle: ModelBundle,
+    choice: PredictOptions,
+    spacing_mm: Spacing,
+) -> Drawn | None:
+    """What was drawn by hand on the scan, where anybody asks for it."""
+    if not (choice.keep_drawn or choice.provenance):
+        return None
+    run = None if isinstance(model, ModelBundle) else find_model(model).parent
+    run = choice.run if run is None else run
+    return find_drawn(
+        scan, volume, bundle, run=run, labels=choice.drawn, meaning=choice.drawn_meaning, spacing_mm=spacing_mm
+    )
 
 
 def _bundle(model: str | Path | ModelBundle | None, tell: Listener) -> ModelBundle:

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from vol3d.config import Config
+from vol3d.errors import ConfigError
 from vol3d.transforms import Preprocessing
 from vol3d.workflows.budget import Budget
 from vol3d.workflows.cases import TrainingFiles, gather, load
+from vol3d.workflows.continuing import SECONDS, Earlier, read_earlier
 from vol3d.workflows.demo import demo_config
 from vol3d.workflows.device import pick_device
 from vol3d.workflows.gaps import with_border_weights
@@ -22,6 +24,7 @@ from vol3d.workflows.settings import Options, settle
 from vol3d.workflows.sources import Source, Spacing
 from vol3d.workflows.training_run import TrainingRun, TrainResult
 
+_GENTLER = 0.25  # of the learning rate, where a run begins with weights that have learned already
 DEFAULT_CONFIG = Path("vol3d.yaml")
 
 
@@ -45,17 +48,27 @@ def train(  # noqa: PLR0913  the verb that everything hangs on
     images, labels, weights: one or several files, folders, globs, `Volume`s or arrays (X, Y, Z) or (C, X, Y, Z) with
     `spacing_mm`. config: a YAML file, a mapping or a `Config`; options: nested keys that win over it; overrides:
     `a.b=value` strings that win over both. output: the run folder, by default runs/DATE-NAME. resume: a run folder to
-    go on with. dry_run: return the `Plan` and make no run folder.
+    go on with; with labels, a finished run whose weights a new run begins with, for a minute by default. dry_run:
+    return the `Plan` and make no run folder.
     Raises `ConfigError`, `LabelError`, `GeometryError` or `FileFormatError` on bad input, before anything is written.
     """
     started = time.monotonic()
     tell = listener if listener is not None and leads() else Quiet()
-    if resume is not None:
+    run, earlier = None, None
+    if resume is not None and _listed(labels):
+        earlier = read_earlier(Path(resume))
+        if not images and any(name.startswith("<") for name in earlier.config.data.images):
+            raise ConfigError(f"{resume}: this run was trained on arrays in memory; give the images again")
+        settled = _go_on(earlier, options or {}, overrides)
+        files = gather(
+            _listed(images) or settled.data.images, _listed(labels), _listed(weights) or settled.data.weights
+        )
+        settled = _with_files(settled, files)
+    elif resume is not None:
         run = resume_run(Path(resume))
         settled = run.config
         files = TrainingFiles(settled.data.images, settled.data.labels, settled.data.weights)
     else:
-        run = None
         settled = _settle(config, bool(_listed(images)), bool(_listed(labels)), options or {}, overrides, tell)
         files = gather(
             _listed(images) or settled.data.images,
@@ -66,6 +79,8 @@ def train(  # noqa: PLR0913  the verb that everything hangs on
     device = pick_device(settled.training.device, settled.training.precision)
     preprocessing = Preprocessing(**settled.preprocess.model_dump())
     cases, meaning = load(files, settled, preprocessing, tell, spacing_mm)
+    if earlier is not None:
+        earlier.require_same_classes(meaning)
     grids = [Grid(case.shape, case.spacing_mm, case.scan["order"]) for case in cases]
     plan = make_plan(settled, grids, cases[0].image.shape[0], meaning.table.names, device)
     cases = [with_border_weights(case, meaning, settled.loss, plan.planes) for case in cases]
@@ -76,7 +91,21 @@ def train(  # noqa: PLR0913  the verb that everything hangs on
         run = open_run(output, plan.config, cases, overwrite=overwrite, leads=leads())
     else:
         run.require_same_data(data_hashes(cases))
-    return TrainingRun(plan, cases, meaning, preprocessing, run, tell, Budget(plan, started)).go(resume is not None)
+    resuming = resume is not None and earlier is None
+    return TrainingRun(plan, cases, meaning, preprocessing, run, tell, Budget(plan, started), earlier).go(resuming)
+
+
+def _go_on(earlier: Earlier, options: Options, overrides: Sequence[str]) -> Config:
+    """The earlier run's configuration; for a minute, unless something else is asked for."""
+    config = earlier.config
+    training = {key: value for key, value in options.get("training", {}).items() if value is not None}
+    if not {"iterations", "time_budget_s"} & training.keys():
+        training["time_budget_s"] = SECONDS
+    if "learning_rate" not in training:
+        training["learning_rate"] = _GENTLER * config.training.learning_rate
+    use = "no" if earlier.model.classifier is None else "yes"
+    given = {**options, "training": training, "pixel_classifier": {"use": use}}
+    return settle(config, given, overrides)
 
 
 def _settle(

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from vol3d import io, report
 from vol3d.bundle import ModelBundle
 from vol3d.config import AnyNetworkConfig
-from vol3d.networks import build, load_encoder_weights, reestimate
-from vol3d.sampling import HoldOut, hold_out
+from vol3d.networks import build, load_encoder_weights, parameter_count, reestimate
 from vol3d.training import (
     FitResult,
     FitSettings,
@@ -27,19 +26,27 @@ from vol3d.training import (
 )
 from vol3d.transforms import Preprocessing
 from vol3d.volume import SparseLabels
+from vol3d.workflows.baselines import Baseline, Interpolation, score_baseline
 from vol3d.workflows.budget import REESTIMATION_BATCHES, Budget, Length
+from vol3d.workflows.calibration import Calibration
 from vol3d.workflows.case import Case
+from vol3d.workflows.continuing import Earlier, tell_what_is_new, write_painted
 from vol3d.workflows.device import exact
 from vol3d.workflows.listener import Listener
+from vol3d.workflows.live_preview import LivePreview
 from vol3d.workflows.meaning import Meaning
 from vol3d.workflows.models import MODEL_FILE
 from vol3d.workflows.objective import make_loss
 from vol3d.workflows.patches import PatchCutter, patch_dataset
+from vol3d.workflows.pixel_channels import Guided, PixelChannels, guide
 from vol3d.workflows.plan import Plan
 from vol3d.workflows.preview import training_preview
 from vol3d.workflows.processes import agree, open_fabric
 from vol3d.workflows.run import Interrupt, Run, RunOutput, provenance
+from vol3d.workflows.run_report import Outcome, report_run
 from vol3d.workflows.scores import Score
+from vol3d.workflows.splits import split_cases
+from vol3d.workflows.training_range import training_range
 from vol3d.workflows.validation import HeldOut
 
 
@@ -67,7 +74,9 @@ class TrainingRun:
         run: Run,
         tell: Listener,
         budget: Budget,
+        earlier: Earlier | None = None,
     ) -> None:
+        self.earlier = earlier
         self.plan, self.cases, self.meaning, self.run = plan, cases, meaning, run
         self.preprocessing, self.tell, self.budget = preprocessing, tell, budget
         training = plan.config.training
@@ -78,9 +87,14 @@ class TrainingRun:
             tell.note(said)
         device = plan.device
         self.fabric = open_fabric(device, training.devices)
+        everything = [case.labels for case in cases]
+        first = [split.training for split in self.splits]
+        held_out = [split.validation for split in self.splits]
+        self.guided = self._guide(first, everything, refit=training.refit and any(held_out))
+        seen, self.shown = (cases, cases) if not self.guided else (self.guided[0].cases, self.guided[-1].cases)
         self.held = HeldOut(
-            cases,
-            [split.validation for split in self.splits],
+            seen,
+            held_out,
             meaning,
             exact(device),
             plan.config.inference,
@@ -88,25 +102,43 @@ class TrainingRun:
             patch=plan.patch,
             current=training.batch_statistics == "current",
         )
-        cut = PatchCutter(plan.patch, plan.geometry.margin, plan.config.augment, plan.planes)
-        everything = [case.labels for case in cases]
-        self.known = everything if training.refit else [split.training for split in self.splits]
-        self.all_patches = patch_dataset(cases, everything, cut, training.seed)
-        self.patches = patch_dataset(cases, [s.training for s in self.splits], cut, training.seed)
+        blank = plan.config.pixel_classifier.blank_probability
+        cut = PatchCutter(plan.patch, plan.geometry.margin, plan.config.augment, plan.planes, blank)
+        self.known = everything if training.refit else first
+        self.all_patches = patch_dataset(self.shown, everything, cut, training.seed)
+        self.patches = patch_dataset(seen, first, cut, training.seed)
+        self.calibration: Calibration | None = None
+        self.answers: list[NDArray[Any] | None] = [None for _ in cases]
+        self.preview = LivePreview(run.folder, self.shown[0], self.table, plan, budget.started)
+
+    def _guide(self, first: list[SparseLabels], everything: list[SparseLabels], *, refit: bool) -> list[Guided]:
+        """The cases with a pixel classifier's channels: made of the labels that train now, then of all of them.
+
+        Both are the same where nothing is held out, or is not given back; none where there is no classifier.
+        """
+        if not self.plan.extra_channels:
+            return []
+        known = [first, everything] if refit else [first]
+        return guide(self.cases, known, self.plan.config, len(self.table))
 
     def go(self, resuming: bool) -> TrainResult:
         """Fit, measure, save."""
         generator = torch.Generator().manual_seed(self.plan.config.training.seed)
-        network = build(self.plan.network, self.plan.channels, self.plan.outputs, generator=generator)
+        network = build(self.plan.network, self.plan.network_channels, self.plan.outputs, generator=generator)
         loss = make_loss(self.plan.config.loss, self.meaning, self.known, network)
         state: TrainingState | None = None
         if resuming and not any(self.run.checkpoints.glob("checkpoint-*")):
             self.tell.note(f"resuming {self.run.folder} from the beginning: it was stopped before its first checkpoint")
         elif resuming:
             state = load_checkpoint(self.run.checkpoints)
+            kept = self.run.record.get("calibration")
+            self.calibration = None if kept is None else Calibration.from_json(kept)
             self.held.scores = self.run.scores_until(state.iteration, self.held)
             self.tell.note(f"resuming {self.run.folder} after iteration {state.iteration}")
-        if state is None:
+        if state is None and self.earlier is not None:
+            network.load_state_dict(self.earlier.model.weights)
+            self.run.record |= tell_what_is_new(self.earlier, self.cases, self.meaning, self.plan, self.tell)
+        elif state is None:
             self._take_encoder(network)
         length = self.run.length or agree(
             self.budget.length(network, self.patches, loss, self._settings(1), self.fabric, self.held, self.tell),
@@ -115,6 +147,7 @@ class TrainingRun:
         iterations = length.iterations
         stages = self._stages(length)
         self.run.start(self.plan, length, self.meaning, self.splits, leads=self.fabric.is_global_zero)
+        self._first_preview(state)
         self.tell.note(f"{iterations} iterations on {self.plan.device.name}; run folder {self.run.folder}")
         out = RunOutput(self.run, iterations, self.held, self.tell, state) if self.fabric.is_global_zero else None
         with Interrupt() as interrupt:
@@ -125,14 +158,36 @@ class TrainingRun:
                 self._settings(iterations),
                 fabric=self.fabric,
                 start=state,
-                validate=self.held if self.held else None,
+                validate=self._validate if self.held else None,
                 on_log=out.log if out is not None else lambda _row: None,
                 on_checkpoint=lambda kept: save_checkpoint(self.run.checkpoints, kept),
+                on_validated_stage=self._validated_stage,
                 should_stop=interrupt.asked,
             )
         if result.stopped or out is None:
             return TrainResult(self.run.folder, None, None, None, result.stopped, result.state.iteration)
         return self._finish(network, result, stages)
+
+    def _first_preview(self, state: TrainingState | None) -> None:
+        if self.guided and state is None and self.spec.kind == "semantic" and self.fabric.is_global_zero:
+            self.preview.show(self.guided[-1].first)
+            self.run.record["first_preview_seconds"] = round(self.budget.elapsed(), 1)
+            self.tell.note(f"first preview after {self.budget.elapsed():.0f} s: {self.preview.path}")
+
+    def _validate(self, network: torch.nn.Module) -> float:
+        score = self.held(network)
+        if self.spec.kind == "semantic":
+            self.preview.refresh(network)
+        return score
+
+    def _validated_stage(self, network: torch.nn.Module) -> None:
+        """With the best weights, before held-out labels are learned from: how sure may the network be?"""
+        if self.spec.kind != "regression":
+            self.answers = self.held.answers(network)
+        if self.spec.kind == "semantic":
+            self.calibration = self.held.calibrate(network)
+            self.run.record["calibration"] = self.calibration.to_json()
+            self.tell.note(self.calibration.said)
 
     def _finish(self, network: torch.nn.Module, result: FitResult, stages: list[Stage]) -> TrainResult:
         network.load_state_dict(result.weights)
@@ -150,13 +205,18 @@ class TrainingRun:
             | {"channel": self.plan.config.data.channel, "patch": list(self.plan.patch)},
             provenance=provenance(self.cases, result.state.iteration) | self._encoder_hash(),
             task=self.spec,
+            temperature=1.0 if self.calibration is None else self.calibration.stored,
+            classifier=self.guided[-1].classifier if self.guided else None,
         )
+        write_painted(self.run.folder, self.cases)
         model = self.run.folder / MODEL_FILE
         bundle.save(model)
         score = max(self.held.scores, key=lambda found: found.value, default=None)
         refitted = len(stages) > 1
         if self.held and stages[-1].dataset is self.patches:
             score = self.held.score(network.eval())
+            self.answers = self.held.answers(network)
+        before = self._earlier_score(score)
         self.run.finish(score, result.state.iteration, self.budget.elapsed())
         report.curves_png(
             self.run.folder / "curves.png",
@@ -165,10 +225,25 @@ class TrainingRun:
             marks=_marks(stages),
         )
         self._preview(bundle)
+        self._report(network, score, before, result.state.iteration, refitted=refitted)
         if score is not None:
             when = ", before they joined the training" if refitted else ""
             self.tell.note(f"held-out labels{when}: {score.said}")
         return TrainResult(self.run.folder, model, bundle, score, False, result.state.iteration)
+
+    def _earlier_score(self, score: Score | None) -> Score | None:
+        """What the earlier model, if there is one, makes of the held-out labels."""
+        if self.earlier is None or score is None:
+            return None
+        held = [split.validation for split in self.splits]
+        before = self.earlier.score(self.cases, held, self.meaning, self.plan)
+        if before is not None:
+            self.run.record["earlier_model_on_held_out"] = vars(before)
+            self.tell.note(
+                f"held-out labels, before → after: {before.said} → {score.said} (the earlier model had learned from "
+                "those of them that were painted then)"
+            )
+        return before
 
     def _stages(self, length: Length) -> list[Stage]:
         training, iterations = self.plan.config.training, length.iterations
@@ -226,38 +301,39 @@ class TrainingRun:
             for b in range(count)
         )
 
+    def _report(
+        self, network: torch.nn.Module, score: Score | None, before: Score | None, iterations: int, *, refitted: bool
+    ) -> None:
+        """Write `report.md` and what it shows."""
+        if self.calibration is not None:
+            report.reliability_png(self.run.folder / "reliability.png", self.calibration.before, self.calibration.after)
+        baselines: list[Baseline] = [Interpolation(len(self.table))]
+        if self.guided:
+            baselines.append(PixelChannels(self.guided[0].cases))
+        found = [score_baseline(one, self.cases, self.splits, self.meaning) for one in baselines]
+        path = report_run(
+            self.run.folder,
+            self.plan,
+            self.cases,
+            self.meaning,
+            self.splits,
+            Outcome(
+                score,
+                self.answers,
+                parameter_count(network),
+                iterations,
+                self.budget.elapsed(),
+                refitted=refitted,
+                baselines=[one for one in found if one is not None],
+                earlier=before,
+                calibration=self.calibration,
+            ),
+        )
+        self.tell.note(f"report: {path}")
+
     def _preview(self, bundle: ModelBundle) -> None:
         path = self.run.folder / "preview.png"
-        training_preview(path, bundle, self.cases[0], exact(self.plan.device), self.plan.config.inference)
-
-
-def split_cases(cases: list[Case], every: int) -> list[HoldOut]:
-    """What trains and what validates: whole volumes where there are at least three, else slices of each."""
-    if every < 2 or len(cases) < 3:
-        return [hold_out(case.labels, every, name=case.file_plane) for case in cases]
-    away = _held_volumes(cases, every)
-    if not away:
-        said = "no volume can be held out without losing a class from training"
-        return [HoldOut(case.labels, None, said) for case in cases]
-    nothing = [_none_of(case.labels) for case in cases]
-    names = ", ".join(cases[n].name for n in sorted(away))
-    said = f"held out for validation: {len(away)} of {len(cases)} volumes ({names})"
-    return [
-        HoldOut(nothing[n], case.labels, said) if n in away else HoldOut(case.labels, None, said)
-        for n, case in enumerate(cases)
-    ]
-
-
-def _held_volumes(cases: list[Case], every: int) -> set[int]:
-    """Numbers of the volumes that validate: every `every`-th, such that training keeps every class; else none."""
-    present = [set(np.unique(case.labels.classes[case.labels.labeled]).tolist()) for case in cases]
-    step = min(every, len(cases))
-    for offset in [step // 2, *range(step)]:
-        away = set(range(offset, len(cases), step))
-        kept = [codes for n, codes in enumerate(present) if n not in away]
-        if away and kept and set().union(*kept) == set().union(*present):
-            return away
-    return set()
+        training_preview(path, bundle, self.shown[0], exact(self.plan.device), self.plan.config.inference)
 
 
 def _marks(stages: list[Stage]) -> list[tuple[int, str]]:
@@ -267,30 +343,6 @@ def _marks(stages: list[Stage]) -> list[tuple[int, str]]:
 def default_ema(iterations: int) -> float:
     """Decay of the averaged weights: they remember about the last twentieth of the run."""
     return max(0.0, min(0.999, 1 - 20 / max(iterations, 1)))
-
-
-def training_range(cases: list[Case]) -> dict[str, Any]:
-    """What the training scans were like: spacing, orientation, intensities per channel."""
-    spacings = [case.scan["spacing_mm"] for case in cases]
-    channels = range(len(cases[0].scan["intensities"]))
-    return {
-        "spacing_mm": {
-            "minimum": [min(s[a] for s in spacings) for a in range(3)],
-            "maximum": [max(s[a] for s in spacings) for a in range(3)],
-        },
-        "orientations": sorted({case.scan["orientation"] for case in cases}),
-        "intensities": [
-            {
-                "p1": min(case.scan["intensities"][c]["p1"] for case in cases),
-                "p99": max(case.scan["intensities"][c]["p99"] for case in cases),
-            }
-            for c in channels
-        ],
-    }
-
-
-def _none_of(labels: SparseLabels) -> SparseLabels:
-    return SparseLabels(labels.classes, np.zeros_like(labels.labeled), labels.affine, labels.name, labels.weight)
 
 
 def without_files(network: AnyNetworkConfig) -> AnyNetworkConfig:

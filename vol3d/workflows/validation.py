@@ -7,12 +7,14 @@ from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vol3d import inference
 from vol3d.config import InferenceConfig
 from vol3d.metrics import Contingency
 from vol3d.networks import current_statistics
 from vol3d.volume import Slab, SparseLabels
+from vol3d.workflows.calibration import Calibration, calibrate
 from vol3d.workflows.case import Case
 from vol3d.workflows.device import Device
 from vol3d.workflows.meaning import Meaning
@@ -40,6 +42,8 @@ class HeldOut:
         current: bool = False,
     ) -> None:
         self._pairs = [(c, s) for c, s in zip(cases, labels, strict=True) if s is not None and s.labeled.any()]
+        held = [s is not None and bool(s.labeled.any()) for s in labels]
+        self._count, self._numbers = len(cases), [number for number, one in enumerate(held) if one]
         self._table, self._spec = meaning.table, meaning.spec
         self._device = device
         self._tiling = tiling
@@ -66,6 +70,30 @@ class HeldOut:
             if self._spec.kind == "regression":
                 return self._values(network)
             return self._classes(network)
+
+    def calibrate(self, network: Any) -> Calibration:  # noqa: ANN401  as above
+        """How sure `network` may be of the held-out voxels; see `calibration.calibrate`."""
+        return calibrate(
+            network,
+            [case for case, _ in self._pairs],
+            [labels for _, labels in self._pairs],
+            self._device,
+            self._tiling,
+            planes=self._planes,
+            patch=self._patch,
+            current=self._current,
+        )
+
+    def answers(self, network: Any) -> list[NDArray[Any] | None]:  # noqa: ANN401  as above
+        """What `network` predicts around held-out labels: class indices (X, Y, Z) per case, or None."""
+        found: list[NDArray[Any] | None] = [None] * self._count
+        with current_statistics(network) if self._current else nullcontext():
+            for number, (case, labels) in zip(self._numbers, self._pairs, strict=True):
+                answer = np.zeros(case.shape, dtype=np.uint8 if len(self._table) <= 256 else np.uint16)
+                for slab in self._slabs(network, case, labels, logits=False):
+                    answer[slab.start : slab.stop] = slab.values.argmax(axis=0)
+                found[number] = answer
+        return found
 
     def read(self, value: dict[str, Any]) -> Score:
         """A score as it was written down."""

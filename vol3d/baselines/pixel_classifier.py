@@ -1,0 +1,266 @@
+"""A pixel classifier: small perceptrons on multi-scale features, trained in seconds on the labeled voxels."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from vol3d.baselines.features import SCALES, feature_count, feature_slabs
+from vol3d.errors import LabelError, ModelError
+from vol3d.volume import SparseLabels
+
+MEMBERS = 5
+HIDDEN = 64
+_BLOCK = 16  # voxels: edge of the blocks that members leave out
+_MOST_VOXELS = 300_000  # that are learned from
+_CHUNK = 65_536
+_BATCH = 2048
+_LEARNING_RATE = 3e-3
+_DECAY_POWER = 0.9
+_WEIGHT_DECAY = 1e-2
+_LARGEST = 1024  # members, hidden units of a model that is read
+_MOST_SCALES, _FINEST, _COARSEST = 16, 0.1, 64.0
+
+
+@dataclass(frozen=True, eq=False)
+class LabeledFeatures:
+    """Features of labeled voxels, to learn from.
+
+    rows: float32 (N, F). classes: int64 (N,). weight: float32 (N,), confidence × kept voxels' stand-in for those that
+    were left out. fold: (N,), which member leaves a voxel out. scan, place: (N,), the voxel's scan and its index in
+    that scan's memory.
+    """
+
+    rows: Tensor
+    classes: NDArray[np.int64]
+    weight: NDArray[np.float64]
+    fold: NDArray[np.int64]
+    scan: NDArray[np.int64]
+    place: NDArray[np.int64]
+
+    def within(self, masks: Sequence[NDArray[np.bool_]]) -> LabeledFeatures:
+        """Only the voxels inside the masks (X, Y, Z), one a scan."""
+        kept = np.zeros(len(self.classes), dtype=bool)
+        for number, mask in enumerate(masks):
+            here = np.flatnonzero(self.scan == number)
+            kept[here] = mask.reshape(-1)[self.place[here]]
+        return LabeledFeatures(
+            self.rows[torch.from_numpy(kept)],
+            self.classes[kept],
+            self.weight[kept],
+            self.fold[kept],
+            self.scan[kept],
+            self.place[kept],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Painted:
+    """One scan to learn from. image: float32 (C, X, Y, Z), normalised. labels: on the same grid."""
+
+    image: Tensor
+    labels: SparseLabels
+    spacing_mm: tuple[float, float, float]
+
+
+class PixelClassifier(nn.Module):
+    """Several perceptrons with two hidden layers side by side, each of which has left out some blocks of the labels.
+
+    channels: of the image. classes: K. scales: see `pixel_features`. A member's answer where it has left the labels out
+    tells how well the classifier does where nobody painted.
+    """
+
+    mean: Tensor
+    sd: Tensor
+
+    def __init__(
+        self,
+        channels: int,
+        classes: int,
+        *,
+        members: int = MEMBERS,
+        hidden: int = HIDDEN,
+        scales: Sequence[float] = SCALES,
+    ) -> None:
+        super().__init__()
+        self.channels, self.classes, self.members, self.hidden = channels, classes, members, hidden
+        self.scales = tuple(scales)
+        features = feature_count(channels, scales)
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("sd", torch.ones(features))
+        sizes = (features, hidden, hidden, classes)
+        self.weights = nn.ParameterList(nn.Parameter(torch.zeros(members, a, b)) for a, b in itertools.pairwise(sizes))
+        self.biases = nn.ParameterList(nn.Parameter(torch.zeros(members, 1, b)) for b in sizes[1:])
+
+    @property
+    def extra_channels(self) -> int:
+        """How many channels `class_channels` gives a network: all classes but the first."""
+        return self.classes - 1
+
+    def to_json(self) -> dict[str, Any]:
+        """What it is, without its weights; plain JSON values."""
+        return {"members": self.members, "hidden": self.hidden, "scales": list(self.scales)}
+
+    @classmethod
+    def from_json(cls, value: object, channels: int, classes: int, name: str) -> PixelClassifier:
+        """The inverse of `to_json`, with weights to be loaded. Raises `ModelError` on anything else, naming `name`."""
+        keys = {"members", "hidden", "scales"}
+        if isinstance(value, dict) and value.keys() == keys and isinstance(value["scales"], list):
+            sizes, scales = (value["members"], value["hidden"]), value["scales"]
+            modest = all(type(n) is int and 0 < n <= _LARGEST for n in sizes) and 0 < len(scales) <= _MOST_SCALES
+            if modest and all(type(s) in (int, float) and _FINEST <= s <= _COARSEST for s in scales):
+                return cls(channels, classes, members=sizes[0], hidden=sizes[1], scales=scales)
+        raise ModelError(f"{name} describes no pixel classifier that this version knows: {str(value)[:100]}")
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits of every member, (members, N, K). features: float32 (N, F), the same for all, or (members, N, F)."""
+        maps = (features - self.mean) / self.sd
+        if maps.ndim == 2:
+            maps = maps.expand(self.members, -1, -1)
+        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
+            maps = torch.relu(torch.baddbmm(bias, maps, weight))
+        return torch.baddbmm(self.biases[-1], maps, self.weights[-1])
+
+    @torch.no_grad()
+    def answer(self, rows: Tensor, own: Tensor | None = None) -> Tensor:
+        """Class probabilities, float32 (N, K): the mean of the members. rows: features (N, F).
+
+        own: int64 (N,), the member that alone speaks for a voxel, −1 for all of them.
+        """
+        every = torch.softmax(self(rows.to(self.mean.device)), dim=-1).cpu()
+        mean = every.mean(0)
+        if own is None:
+            return mean
+        alone = torch.nonzero(own >= 0)[:, 0]
+        mean[alone] = every[own[alone], alone]
+        return mean
+
+
+def labeled_features(scans: Sequence[Painted], classes: int, *, seed: int = 0) -> LabeledFeatures:
+    """The features of the scans' labeled voxels; of more than 300,000 as many are drawn, all of the rare classes.
+
+    Raises `LabelError` where nothing is labeled.
+    """
+    rng = np.random.default_rng(seed)
+    counts = np.sum([scan.labels.counts(classes) for scan in scans], axis=0)
+    if not counts.any():
+        raise LabelError("a pixel classifier needs labeled voxels, found none. Paint some.")
+    chance = np.divide(_shares(counts), counts, out=np.zeros(classes), where=counts > 0)
+    values: list[Tensor] = []
+    parts: list[tuple[NDArray[Any], ...]] = []
+    for number, scan in enumerate(scans):
+        shape = scan.labels.shape
+        chosen = scan.labels.labeled & (rng.random(shape) < chance[scan.labels.classes])
+        folds = _folds(shape, MEMBERS)
+        confidence = np.broadcast_to(np.float32(1) if scan.labels.weight is None else scan.labels.weight, shape)
+        places = np.arange(chosen.size).reshape(shape)
+        for start, stop, features in feature_slabs(scan.image, scan.spacing_mm):
+            here = chosen[start:stop]
+            if here.any():
+                values.append(features[:, torch.from_numpy(here)].T)
+                maps = (scan.labels.classes, confidence, folds, places)
+                codes, trust, fold, place = (array[start:stop][here] for array in maps)
+                parts.append((codes.astype(np.int64), trust, fold, np.full(len(codes), number), place))
+    found, trusted, fold_of, scan_of, place_of = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    stands_for = np.divide(1, chance, out=np.zeros(classes), where=chance > 0)
+    return LabeledFeatures(torch.cat(values), found, trusted * stands_for[found], fold_of, scan_of, place_of)
+
+
+def fit_pixel_classifier(
+    known: LabeledFeatures, channels: int, classes: int, *, steps: int = 1500, seed: int = 0
+) -> PixelClassifier:
+    """Learn from labeled voxels of images with `channels`; a function of the arguments.
+
+    Classes weigh by the square root of how often they were painted, voxels by their confidence beside that.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    network = PixelClassifier(channels, classes)
+    network.mean.copy_(known.rows.mean(0))
+    network.sd.copy_(known.rows.std(0, correction=0).clamp_min(1e-6))
+    for parameter in network.weights:
+        nn.init.normal_(parameter, std=math.sqrt(2 / parameter.shape[1]), generator=generator)
+    truth, weight = torch.from_numpy(known.classes), torch.from_numpy(_balanced(known, classes))
+    seen = [torch.from_numpy(np.flatnonzero(known.fold != member)) for member in range(network.members)]
+    seen = [own if len(own) else torch.arange(len(truth)) for own in seen]
+    optimizer = torch.optim.AdamW(network.parameters(), lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = _LEARNING_RATE * (1 - step / steps) ** _DECAY_POWER
+        drawn = torch.stack([own[torch.randint(len(own), (_BATCH,), generator=generator)] for own in seen])
+        logits = network(known.rows[drawn]).flatten(0, 1)
+        losses = nn.functional.cross_entropy(logits, truth[drawn].flatten(), reduction="none")
+        loss = (losses * weight[drawn].flatten()).mean() * network.members
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    return network.eval().requires_grad_(False)
+
+
+def classify(
+    classifiers: Sequence[PixelClassifier],
+    image: Tensor,
+    spacing_mm: Sequence[float],
+    labeled: Sequence[NDArray[np.bool_] | None],
+) -> list[Tensor]:
+    """Class probabilities of every classifier, float32 (K, X, Y, Z), with features made once.
+
+    image: float32 (C, X, Y, Z). labeled: for every classifier, bool (X, Y, Z), the labels it learned from here, or
+    None: in those voxels only the member speaks that has not seen their block, so that the answer is as good, and as
+    bad, as anywhere else.
+    """
+    shape = tuple(image.shape[1:])
+    found = [torch.empty((one.classes, *shape)) for one in classifiers]
+    folds = [
+        None if mask is None else _folds(shape, one.members) for one, mask in zip(classifiers, labeled, strict=True)
+    ]
+    for start, stop, features in feature_slabs(image, spacing_mm, classifiers[0].scales):
+        rows = features.flatten(1).T
+        for one, mask, fold, result in zip(classifiers, labeled, folds, found, strict=True):
+            own = None
+            if mask is not None and fold is not None:
+                own = torch.from_numpy(np.where(mask[start:stop], fold[start:stop], -1).reshape(-1))
+            parts = [
+                one.answer(rows[first : first + _CHUNK], None if own is None else own[first : first + _CHUNK])
+                for first in range(0, len(rows), _CHUNK)
+            ]
+            result[:, start:stop] = torch.cat(parts).T.reshape(one.classes, stop - start, *shape[1:])
+    return found
+
+
+def class_channels(probabilities: Tensor) -> Tensor:
+    """What a network sees of them: all classes but the first, from −2 to 2; (K, X, Y, Z) → (K − 1, X, Y, Z)."""
+    return probabilities[1:] * 4 - 2
+
+
+def _balanced(known: LabeledFeatures, classes: int) -> NDArray[np.float32]:
+    """Weights (N,) with mean 1, such that a class counts as the square root of how often it was painted."""
+    total = np.bincount(known.classes, weights=known.weight, minlength=classes)
+    of_class = np.divide(1, np.sqrt(total), out=np.zeros(classes), where=total > 0)
+    weight = known.weight * of_class[known.classes]
+    mean = weight.mean()
+    return (weight / mean if mean > 0 else weight).astype(np.float32)
+
+
+def _shares(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """How many voxels of every class to keep: all of the rare ones, of the others as many as there is room for."""
+    kept, left, open_classes = np.zeros(len(counts)), float(_MOST_VOXELS), int((counts > 0).sum())
+    for index in np.argsort(counts, kind="stable"):
+        if counts[index]:
+            kept[index] = min(float(counts[index]), left / open_classes)
+            left, open_classes = left - kept[index], open_classes - 1
+    return kept
+
+
+def _folds(shape: Sequence[int], members: int) -> NDArray[np.int64]:
+    """Which member leaves a voxel's label out: int64 (X, Y, Z), by blocks that are mixed at random."""
+    blocks = np.random.default_rng(0).integers(members, size=tuple(-(-n // _BLOCK) for n in shape))
+    index = np.ix_(*(np.arange(n) // _BLOCK for n in shape))
+    return blocks[index]

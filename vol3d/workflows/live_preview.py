@@ -1,0 +1,67 @@
+"""`preview.nii.gz` in the run folder: a first segmentation within a minute, better ones as training goes on."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from vol3d import inference, io
+from vol3d.volume import LabelTable, Slab
+from vol3d.workflows.tiling import tile_plans
+
+if TYPE_CHECKING:
+    from vol3d.workflows.case import Case
+    from vol3d.workflows.plan import Plan
+
+PREVIEW_FILE = "preview.nii.gz"
+PREVIEW_SHARE = 0.05  # of a run's time, at most
+_SECONDS_PER_VOXEL = 1e-6  # until one was made
+
+
+class LivePreview:
+    """Segments one whole scan now and then, on the scan's own grid. case: as the network sees it.
+
+    Takes a twentieth of the time since `began` (time.monotonic) at most: one that would take more is left out.
+    """
+
+    def __init__(self, folder: Path, case: Case, table: LabelTable, plan: Plan, began: float) -> None:
+        self.path = folder / PREVIEW_FILE
+        self._case, self._table, self._plan = case, table, plan
+        self._began, self._spent = began, 0.0
+        self._expected = _SECONDS_PER_VOXEL * math.prod(case.shape)
+
+    def show(self, probabilities: Tensor) -> None:
+        """Write the most probable classes. probabilities: float32 (K, X, Y, Z) on the prepared grid."""
+        self._write([Slab(0, probabilities.numpy())])
+
+    def refresh(self, network: Any) -> bool:  # noqa: ANN401  any module that states its margin and stride
+        """Write what `network` says, if there is time for it; tells whether there was."""
+        now = time.monotonic()
+        if self._spent + self._expected > PREVIEW_SHARE * (now - self._began):
+            return False
+        device = self._plan.device
+        patch, tiling = self._plan.patch, self._plan.config.inference
+        self._write(
+            inference.predict_axes(
+                network,
+                self._case.image,
+                tile_plans(network, self._case.shape, device, tiling, self._plan.planes, patch),
+                device=device.name,
+                precision=device.precision,
+            )
+        )
+        self._expected = time.monotonic() - now
+        self._spent += self._expected
+        return True
+
+    def _write(self, slabs: Iterable[Slab]) -> None:
+        if self._case.undo is None or self._case.frame is None:
+            raise AssertionError("a case that was loaded knows the way back to its scan")
+        codes = self._table.decode(self._case.undo.labels(slabs, len(self._table)))
+        names = {c.code: c.name for c in self._table.classes}
+        io.write_labels(str(self.path), codes, self._case.frame, names=names, overwrite=True)

@@ -1,0 +1,90 @@
+"""What `predict` is asked for, and where its files go."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vol3d import io
+from vol3d.bundle import ModelBundle
+from vol3d.config import DataConfig, LabelsConfig
+from vol3d.errors import ConfigError
+from vol3d.io.names import locate
+from vol3d.workflows.drawn import provenance_path
+from vol3d.workflows.sources import Source
+from vol3d.workflows.uncertainty import require_uncertainty_room
+
+RESULT_TAGS = (("_seg", "label"), ("_values", "values"))  # of labels, of a regression: tag and HDF5 dataset
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """How to predict. tile: the network's input size along its axes, None plans it for `max_memory_gb`.
+
+    probabilities: also keep class probabilities. tta: average over flips of the whole volume. prune: of a U-Net++, how
+    deep it goes. uncertainty: also measure where the answers are unsure. keep_drawn: what was drawn by hand stands as
+    it was drawn; provenance: also tell which voxels those are. drawn: the labels drawn on the scan, None for those that
+    the model's run learned from; drawn_meaning: what their codes mean, None: the same as in the run; run: that run's
+    folder, for a model that is given in memory.
+    """
+
+    probabilities: bool = False
+    tta: bool = False
+    tile: tuple[int, ...] | None = None
+    overlap: float = 0.25
+    max_memory_gb: float | None = None
+    device: str = "auto"
+    overwrite: bool = False
+    preview: bool = True
+    prune: int | None = None
+    uncertainty: bool = False
+    keep_drawn: bool = False
+    provenance: bool = False
+    drawn: Source | None = None
+    drawn_meaning: LabelsConfig | None = None
+    run: Path | None = None
+    data: DataConfig = field(default_factory=DataConfig)
+
+
+def default_target(scan: str, bundle: ModelBundle) -> str:
+    """Where a prediction goes by default: beside the scan, `_seg` in its name, of a regression `_values`."""
+    return io.default_output(scan, *RESULT_TAGS[bundle.task.kind == "regression"])
+
+
+def output_for(scan: str, output: str | None, scans: int, bundle: ModelBundle) -> str:
+    """Where the label map of `scan` goes. output: a file (one scan), a folder, or None for beside the scan.
+
+    Raises `ConfigError` where several scans would be written to one file.
+    """
+    if output is None:
+        return default_target(scan, bundle)
+    folder = Path(output)
+    if folder.is_dir() or output.endswith("/"):
+        folder.mkdir(parents=True, exist_ok=True)
+        file, dataset = io.split_name(default_target(scan, bundle))
+        return str(folder / file.name) + (f":{dataset}" if dataset else "")
+    if scans > 1:
+        raise ConfigError(f"-o {output} is one file, but there are {scans} scans; give a folder that ends in /")
+    return output
+
+
+def target_of(scan: Source, output: str | Path | None, bundle: ModelBundle) -> str | None:
+    """Where the label map of one scan goes; None for an array without a name for its output."""
+    if output is not None:
+        location = locate(str(output), RESULT_TAGS[bundle.task.kind == "regression"][1])
+        return f"{location.path}:{location.dataset}" if location.dataset else str(output)
+    return default_target(str(scan), bundle) if isinstance(scan, (str, Path)) else None
+
+
+def require_room(target: str, choice: PredictOptions) -> None:
+    """Before hours of work: raise where anything that will be written is there already or cannot be written."""
+    io.require_writable(target, choice.overwrite)
+    picture = io.preview_path(io.split_name(target)[0])
+    if choice.preview and picture.exists() and not choice.overwrite:
+        raise ConfigError(f"{picture} exists already. Give --overwrite, --no-preview, or another name with -o.")
+    if choice.probabilities:
+        io.require_writable(io.default_output(target, "_probabilities"), choice.overwrite)
+    if choice.provenance:
+        io.require_writable(provenance_path(target), choice.overwrite)
+    if choice.uncertainty:
+        require_uncertainty_room(target, overwrite=choice.overwrite, preview=choice.preview)

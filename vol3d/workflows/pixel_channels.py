@@ -1,0 +1,121 @@
+"""A pixel classifier's class probabilities as further channels of the network's input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vol3d.baselines.pixel_classifier import (
+    Painted,
+    PixelClassifier,
+    class_channels,
+    classify,
+    fit_pixel_classifier,
+    labeled_features,
+)
+from vol3d.bundle import ModelBundle
+from vol3d.config import Config
+from vol3d.errors import ConfigError
+from vol3d.transforms import PreparedImage, Preprocessing
+from vol3d.volume import SparseLabels, Volume
+from vol3d.workflows.case import Case
+
+_MOST_CLASSES = 8  # each costs a channel
+
+
+@dataclass(frozen=True, eq=False)
+class Guided:
+    """Cases whose images have further channels, the classifier these come from, and what it says of the first case.
+
+    first: probabilities, float32 (K, X, Y, Z).
+    """
+
+    cases: list[Case]
+    classifier: PixelClassifier
+    first: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class PixelChannels:
+    """The pixel classifier as a method of its own. cases: with its channels, from the labels that train."""
+
+    cases: list[Case]
+    name: str = "pixel classifier"
+
+    def __call__(self, case: Case, training: SparseLabels) -> NDArray[Any] | None:  # noqa: ARG002  a `Baseline`
+        """Its most probable classes, (X, Y, Z)."""
+        own = next((one for one in self.cases if one.labels is case.labels), None)
+        if own is None:
+            return None
+        others = (own.image[-own.extra_channels :] + 2) / 4
+        every = torch.cat([1 - others.sum(0, keepdim=True), others])
+        return every.argmax(0).to(torch.uint8).numpy()
+
+
+def wants_classifier(config: Config, outputs: int, *, sized: bool) -> bool:
+    """Whether a run begins with a pixel classifier. sized: whether the network is sized for the data, not described.
+
+    Raises `ConfigError` where one is asked for that cannot be.
+    """
+    use = config.pixel_classifier.use
+    possible = config.task != "regression" and outputs > 1
+    if use == "yes" and not possible:
+        raise ConfigError(f"pixel_classifier.use: yes needs two classes or more; task {config.task} has none")
+    return possible and (use == "yes" or (use == "auto" and sized and outputs <= _MOST_CLASSES))
+
+
+def guide(cases: list[Case], known: Sequence[list[SparseLabels]], config: Config, classes: int) -> list[Guided]:
+    """A classifier for each of `known` (a list of labels, one per case, all of them part of the cases' own labels).
+
+    In voxels that a classifier has learned from, its channels hold what those of its members say that have not seen
+    them.
+    """
+    seed, steps = config.training.seed, config.pixel_classifier.steps
+    if steps is None:
+        raise AssertionError("a plan says how long the pixel classifier learns")
+    painted = [Painted(case.image, case.labels, case.spacing_mm) for case in cases]
+    features = labeled_features(painted, classes, seed=seed)
+    channels = cases[0].image.shape[0]
+    classifiers = [
+        fit_pixel_classifier(
+            features.within([one.labeled for one in labels]), channels, classes, steps=steps, seed=seed
+        )
+        for labels in known
+    ]
+    found: list[list[Case]] = [[] for _ in known]
+    first: list[Tensor] = []
+    for number, case in enumerate(cases):
+        masks = [labels[number].labeled for labels in known]
+        answers = classify(classifiers, case.image, case.spacing_mm, masks)
+        first = first or answers
+        for several, answer in zip(found, answers, strict=True):
+            several.append(_joined(case, answer))
+    return [Guided(several, one, answer) for several, one, answer in zip(found, classifiers, first, strict=True)]
+
+
+def prepare(volume: Volume, bundle: ModelBundle) -> PreparedImage:
+    """A scan as a model's network takes it: preprocessed, with the channels of the model's pixel classifier."""
+    prepared = Preprocessing.from_json(bundle.preprocessing).apply(volume)
+    if bundle.classifier is None:
+        return prepared
+    image = torch.from_numpy(prepared.array)
+    [answer] = classify([bundle.classifier], image, prepared.spacing_mm, [None])
+    return replace(prepared, array=torch.cat([image, class_channels(answer)]).numpy())
+
+
+def with_channels(case: Case, classifier: PixelClassifier | None) -> Case:
+    """A case whose image has the channels of a model's pixel classifier, as for a scan it has never seen."""
+    if classifier is None:
+        return case
+    [answer] = classify([classifier], case.image, case.spacing_mm, [None])
+    return _joined(case, answer)
+
+
+def _joined(case: Case, answer: Tensor) -> Case:
+    channels = class_channels(answer)
+    return replace(case, image=torch.cat([case.image, channels]), extra_channels=len(channels))
