@@ -115,7 +115,8 @@ def test_what_is_under_unlabeled_voxels_changes_nothing():
     other = np.where(labels.labeled, classes, 1 - classes)
     first = learned(image, labels, steps=5)
     second = learned(image, SparseLabels(other, labels.labeled, labels.affine), steps=5)
-    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True))
+    states = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in states)
 
 
 def test_the_same_seed_gives_the_same_classifier():

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from vol3d.bundle import ModelBundle
     from vol3d.io import read
     from vol3d.volume import Affine, LabelTable, SparseLabels, Volume
-    from vol3d.workflows.api import check, evaluate, info, load_model, predict, train
+    from vol3d.workflows.api import check, evaluate, experiment, info, load_model, predict, suggest, train
 
 __all__ = [
     "Affine",
@@ -27,10 +27,12 @@ __all__ = [
     "__version__",
     "check",
     "evaluate",
+    "experiment",
     "info",
     "load_model",
     "predict",
     "read",
+    "suggest",
     "train",
 ]
 
@@ -42,10 +44,12 @@ _HOME = {
     "Volume": "vol3d.volume",
     "check": "vol3d.workflows.api",
     "evaluate": "vol3d.workflows.api",
+    "experiment": "vol3d.workflows.api",
     "info": "vol3d.workflows.api",
     "load_model": "vol3d.workflows.api",
     "predict": "vol3d.workflows.api",
     "read": "vol3d.io",
+    "suggest": "vol3d.workflows.api",
     "train": "vol3d.workflows.api",
 }
 _ROOMS = {"bundle", "config", "errors", "inference", "io", "losses", "metrics", "networks", "report", "samples"} | {

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vol3d.cli.console import ConsoleListener, write
+from vol3d.cli.tables import write_table
 from vol3d.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ def train(options: Namespace) -> int:
     from vol3d.workflows.settings import parse_duration
     from vol3d.workflows.train import train
 
-    if options.resume:
+    if options.resume and not options.labels:
         _require_alone(options)
     nested: dict[str, Any] = {
         "task": options.task,
@@ -70,9 +72,10 @@ def predict(options: Namespace) -> int:
     """`vol3d predict`."""
     from vol3d import io
     from vol3d.bundle import ModelBundle
-    from vol3d.config import DataConfig
+    from vol3d.config import DataConfig, LabelsConfig
     from vol3d.workflows.models import find_model
-    from vol3d.workflows.predict import PredictOptions, output_for, predict, require_room
+    from vol3d.workflows.outputs import PredictOptions, output_for, require_room
+    from vol3d.workflows.predict import predict
     from vol3d.workflows.settings import parse_memory
 
     choice = PredictOptions(
@@ -84,6 +87,12 @@ def predict(options: Namespace) -> int:
         overwrite=options.overwrite,
         preview=not options.no_preview,
         prune=options.prune,
+        uncertainty=options.uncertainty,
+        keep_drawn=options.keep_drawn is not None,
+        provenance=options.provenance is not None,
+        drawn=_drawn_labels(options),
+        drawn_meaning=LabelsConfig(**meaning) if (meaning := _meaning(options)) else None,
+        run=find_model(options.model).parent,
         data=DataConfig(**_reading(options)),
     )
     scans = _without_own(io.find(options.scans), options.scans)
@@ -139,7 +148,7 @@ def evaluate(options: Namespace) -> int:
 
 
 def check(options: Namespace) -> int:
-    """`vol3d check`. Exit code 2 where `train` would refuse."""
+    """`vol3d check`. Exit code 2 where `train` would refuse, 1 for warnings if --strict."""
     from vol3d.config import DataConfig, LabelsConfig
     from vol3d.workflows.check import check
 
@@ -151,8 +160,11 @@ def check(options: Namespace) -> int:
         task=options.task,
         instances=_instances(options),
     )
-    write(json.dumps(result.to_json(), indent=2) if options.json else "\n".join(result.lines()))
-    return 2 if result.problems else 0
+    drawn = sys.stdout.isatty() and bool(result.codes) and not options.json
+    write(json.dumps(result.to_json(), indent=2) if options.json else "\n".join(result.lines(coverage=not drawn)))
+    if drawn:
+        write_table("coverage", result.table())
+    return result.exit_code(strict=options.strict)
 
 
 def info(options: Namespace) -> int:
@@ -164,12 +176,132 @@ def info(options: Namespace) -> int:
     return 0
 
 
+def suggest(options: Namespace) -> int:
+    """`vol3d suggest`."""
+    from vol3d.config import DataConfig, LabelsConfig
+    from vol3d.workflows.labels import parse_annotated_slices
+    from vol3d.workflows.settings import parse_memory
+    from vol3d.workflows.suggest import SuggestOptions, suggest
+
+    meaning = None
+    if options.unlabeled or options.annotated_slices:
+        slices = parse_annotated_slices(options.annotated_slices) if options.annotated_slices else None
+        meaning = LabelsConfig(unlabeled=tuple(options.unlabeled or ()), annotated_slices=slices)
+    choice = SuggestOptions(
+        axes=tuple(options.axes or "xyz"),
+        reach_mm=options.reach,
+        per_voxel=options.per_voxel,
+        tta=options.tta,
+        max_memory_gb=parse_memory(options.max_memory) if options.max_memory else None,
+        device=options.device,
+        overwrite=options.overwrite,
+        preview=not options.no_preview,
+        data=DataConfig(**_reading(options)),
+        meaning=meaning,
+    )
+    with ConsoleListener() as listener:
+        result = suggest(
+            options.scan,
+            options.model,
+            options.labels,
+            options.slices,
+            options.output,
+            options=choice,
+            listener=listener,
+        )
+    for line in result.lines():
+        write(line)
+    pictures = [str(plane.picture) for plane in result.planes if plane.picture is not None]
+    write(f"wrote {result.path}" + (f", pictures {', '.join(pictures)}" if pictures else ""))
+    write(f"next: paint over code {result.to_paint} in {result.path}, then")
+    codes = f"--unlabeled {result.unlabeled} --unlabeled {result.to_paint}"
+    write(f"vol3d train -i {options.scan} -l {result.path} {codes}")
+    return 0
+
+
+def experiment(options: Namespace) -> int:
+    """`vol3d experiment`. Exit code 1 where a row failed, 130 where it was interrupted; what is done is kept."""
+    from vol3d.workflows.experiment import run_experiment
+    from vol3d.workflows.experiment_kinds import Choices
+    from vol3d.workflows.experiment_splits import parse_counts
+    from vol3d.workflows.experiment_summary import TITLES, table_cells
+    from vol3d.workflows.settings import parse_duration
+
+    choices = None
+    if options.kind is None:
+        _require_only(options, "resume", "keep_runs", "dry_run")
+    else:
+        choices = Choices(
+            options.kind,
+            folds=options.folds,
+            slices=tuple(parse_counts(text) for text in options.slices or ()),
+            seeds=3 if options.seeds is None else options.seeds,
+            batchnorm=options.batchnorm,
+            dimensions=options.dimensions,
+        )
+    nested: dict[str, Any] = {
+        "network": _network(options),
+        "labels": _meaning(options),
+        "data": _reading(options),
+        "sampling": {"workers": options.workers, "planes": options.planes},
+        "training": {
+            "time_budget_s": parse_duration(options.time_budget) if options.time_budget else None,
+            "iterations": options.iterations,
+            "device": options.device,
+            "seed": options.seed,
+        },
+    }
+    with ConsoleListener() as listener:
+        result = run_experiment(
+            choices,
+            options.images or (),
+            options.labels or (),
+            weights=options.weights or (),
+            config=options.config,
+            options=nested,
+            overrides=options.set,
+            output=options.output,
+            resume=options.resume,
+            dry_run=options.dry_run,
+            overwrite=options.overwrite,
+            keep_runs=options.keep_runs,
+            listener=listener,
+        )
+    if result.folder is None:
+        write("\n".join([*(row.key for row in result.planned), *result.said]))
+        return 0
+    for table, title in TITLES.items():
+        found = [arm for arm in result.arms if arm.table == table]
+        if found:
+            write_table(title, table_cells(found, result.table))
+    write(f"wrote {', '.join(str(path) for path in (*result.written, *result.pictures))}")
+    if result.stopped:
+        write(f"stopped; go on with: vol3d experiment --resume {result.folder}")
+        return 130
+    if result.failed:
+        write(f"{len(result.failed)} rows failed; try them again with: vol3d experiment --resume {result.folder}")
+    return 1 if result.failed else 0
+
+
+def _require_only(options: Namespace, *allowed: str) -> None:
+    """Without a kind an experiment can only be resumed, as it was planned."""
+    given = [name for name, value in vars(options).items() if value not in (None, False, [])]
+    others = [name for name in given if name not in (*allowed, "command", "debug")]
+    if options.resume is None or others:
+        flags = "".join(f", --{name.replace('_', '-')}" for name in others)
+        raise ConfigError(
+            f"say which experiment: folds, slices, batchnorm, dimensions, volumes or paper; only --resume FOLDER goes "
+            f"without{flags and f', found {flags[2:]}'}"
+        )
+
+
 def _without_own(found: list[str], named: list[str]) -> list[str]:
     """Scans of folders and globs without the label maps that earlier predictions left beside them."""
     from vol3d import io
-    from vol3d.workflows.predict import RESULT_TAGS
+    from vol3d.workflows.outputs import RESULT_TAGS
 
     labels = {io.default_output(scan, *tags) for scan in found for tags in RESULT_TAGS}
+    labels |= {io.default_output(scan, "_paint") for scan in found}
     ours = labels | {io.default_output(name, "_probabilities") for name in labels}
     return [scan for scan in found if scan in named or scan not in ours]
 
@@ -195,6 +327,14 @@ def _instances(options: Namespace) -> InstancesConfig | None:
     given = {"divisor": options.divisor, "things": options.things}
     chosen = {key: value for key, value in given.items() if value is not None}
     return InstancesConfig(**chosen) if chosen else None
+
+
+def _drawn_labels(options: Namespace) -> str | None:
+    """The label file of --keep-drawn or --provenance; None: those of the run."""
+    given = {value for value in (options.keep_drawn, options.provenance) if value}
+    if len(given) > 1:
+        raise ConfigError("--keep-drawn and --provenance name different files; what is drawn is in one of them")
+    return given.pop() if given else None
 
 
 def _meaning(options: Namespace) -> dict[str, Any]:
@@ -223,4 +363,6 @@ COMMANDS: dict[str, Callable[[Namespace], int]] = {
     "evaluate": evaluate,
     "check": check,
     "info": info,
+    "suggest": suggest,
+    "experiment": experiment,
 }

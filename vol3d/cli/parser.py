@@ -11,6 +11,7 @@ from vol3d.version import __version__
 
 TASKS = ("semantic", "instances", "panoptic", "regression")
 NETWORKS = ("unet", "fcn", "unet_plus_plus", "unet3plus", "deeplab_v3_plus", "encoder_unet")
+EXPERIMENTS = ("folds", "slices", "batchnorm", "dimensions", "volumes", "paper")
 _FILES = "NIfTI (.nii, .nii.gz), HDF5 (file.h5 or file.h5:dataset), NRRD, MHA or MHD"
 
 
@@ -51,6 +52,8 @@ def build_parser() -> Parser:
     _evaluate(commands.add_parser("evaluate", help="score a prediction against a reference", description=_EVALUATE))
     _check(commands.add_parser("check", help="do an image and its labels fit together?", description=_CHECK))
     _info(commands.add_parser("info", help="what a file, model or run holds", description=_INFO))
+    _suggest(commands.add_parser("suggest", help="which slices to paint next", description=_SUGGEST))
+    _experiment(commands.add_parser("experiment", help="compare trainings on your own data", description=_EXPERIMENT))
     return parser
 
 
@@ -63,8 +66,35 @@ _EVALUATE = """Score predictions on the labeled voxels of their references: over
 
 PREDICTION and REFERENCE are two files, or two folders or quoted globs whose files are paired by name; several cases
 give mean ± standard deviation. Surfaces, instances and panoptic segments need references without unlabeled voxels."""
-_CHECK = "Geometry, values, coverage per class and axis, and what code 0 seems to be. Exits 2 where train would refuse."
+_CHECK = """Do an image and its labels fit together, what do the labels cover, and what will hurt?
+
+Prints geometry, values, coverage per class and axis, what code 0 seems to be, and one line per finding: problem (train
+would refuse), warning (training works, the result will suffer) or note. Slices are named in the file's own axes, as
+`vol3d info` prints them, counted from 0. Warnings are for --task semantic: classes painted in one slice only or in few
+voxels, slices left half painted or copied, slices that contradict each other where they cross, image slices that occur
+twice, large unpainted gaps, annotated slices that hold only background, and 0 taken for what it hardly is.
+
+Exit codes: 0 nothing found, or warnings and notes only; 1 warnings, with --strict; 2 train would refuse."""
 _INFO = "What a volume, model, checkpoint or run folder holds, read from its header."
+
+_SUGGEST = """The slices whose painting should help most: where the model is unsure, far from what is painted.
+
+A painted slice settles the voxels in it and, the less the farther they lie, those around it; rare classes count more.
+Written are a label file to paint in, SCAN_paint, with what is painted so far and the slices marked by a code named "to
+paint", and a picture of each slice: scan, prediction, uncertainty. What is painted so far are the labels that the run
+had of this scan, or LABELS. Paint all of the marked voxels, background too, then train on the file; `vol3d train` takes
+marks that are left for unlabeled where the file names them, else give it the two --unlabeled that are printed."""
+
+_EXPERIMENT = """The experiments of the 3D U-Net's paper on your own labels; every row is a training of its own.
+
+folds       train on most annotated slices, score on the rest, fold by fold
+slices      IoU against the number of annotated slices
+batchnorm   with BatchNorm and without
+dimensions  3-D against 2-D
+volumes     leave one volume out after another
+paper       all of it, as far as the data allow
+
+Rows are kept as they finish (results.csv); --resume FOLDER goes on with what is missing."""
 
 
 def _count(least: int) -> Callable[[str], int]:
@@ -136,7 +166,9 @@ def _train(parser: Parser) -> None:
     parser.add_argument("--workers", type=_count(0), metavar="N", help="processes that cut patches (0: none)")
     parser.add_argument("--no-refit", action="store_true", help="never train on the held-out slices")
     parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override a value of the config")
-    parser.add_argument("--resume", metavar="RUN", help="go on with an interrupted run")
+    parser.add_argument(
+        "--resume", metavar="RUN", help="go on with an interrupted run; with -l: from its model, on new labels"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing run folder")
     _common(parser)
@@ -151,6 +183,15 @@ def _predict(parser: Parser) -> None:
     _reading(parser)
     parser.add_argument("--probabilities", action="store_true", help="also write the class probabilities")
     parser.add_argument("--tta", action="store_true", help="average over flips of the whole volume (8 × the time)")
+    parser.add_argument(
+        "--uncertainty", action="store_true", help="also write where it is unsure, over all flips (8 × the time)"
+    )
+    for flag, told in (
+        ("--keep-drawn", "what was drawn by hand stands as drawn"),
+        ("--provenance", "also write which voxels were drawn"),
+    ):
+        parser.add_argument(flag, nargs="?", const="", metavar="LABELS", help=f"{told} (default: the run's labels)")
+    _meaning(parser)
     parser.add_argument(
         "--tile", nargs=3, type=_count(1), metavar=("X", "Y", "Z"), help="input size of a tile in voxels"
     )
@@ -207,11 +248,70 @@ def _check(parser: Parser) -> None:
     _panoptic(parser)
     _meaning(parser)
     _reading(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    parser.add_argument("--json", action="store_true", help="print all of it as JSON, exit codes included")
+    parser.add_argument("--strict", action="store_true", help="exit with 1 where there are warnings")
     _common(parser)
 
 
 def _info(parser: Parser) -> None:
     parser.add_argument("file", metavar="FILE", help=f"{_FILES}, a model, a checkpoint or a run folder")
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    _common(parser)
+
+
+def _suggest(parser: Parser) -> None:
+    parser.add_argument("scan", metavar="SCAN", help=_FILES)
+    parser.add_argument("-m", "--model", metavar="MODEL", help="model file or run folder (default: newest in ./runs)")
+    parser.add_argument("-l", "--labels", metavar="LABELS", help="what is painted (default: as the run had it)")
+    parser.add_argument("-n", "--slices", type=_count(1), default=3, metavar="N", help="how many slices (default: 3)")
+    parser.add_argument("-o", "--output", metavar="OUT", help="label file to paint in (default: SCAN_paint beside it)")
+    parser.add_argument("--axes", nargs="+", choices=["x", "y", "z"], help="across which axes (default: all)")
+    parser.add_argument("--reach", type=float, metavar="MM", help="how far a slice tells (default: 1/5 of the extent)")
+    parser.add_argument("--per-voxel", action="store_true", help="choose by gain per voxel to paint, not per slice")
+    meaning = parser.add_mutually_exclusive_group()
+    meaning.add_argument(
+        "--unlabeled", type=_count(0), action="append", metavar="CODE", help="this code of LABELS: nobody annotated"
+    )
+    meaning.add_argument(
+        "--annotated-slices", nargs="+", metavar="AXIS=N,N", help="only these slices of LABELS are annotated"
+    )
+    _reading(parser)
+    parser.add_argument("--tta", action="store_true", help="average over flips of the whole volume (8 × the time)")
+    parser.add_argument("--max-memory", metavar="SIZE", help="memory to plan with, such as 8GB")
+    parser.add_argument("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or cuda:N (default: auto)")
+    parser.add_argument("--no-preview", action="store_true", help="write no pictures")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing label file and its pictures")
+    _common(parser)
+
+
+def _experiment(parser: Parser) -> None:
+    parser.add_argument("kind", nargs="?", choices=EXPERIMENTS, metavar="KIND", help="one of the above")
+    parser.add_argument("config", nargs="?", metavar="CONFIG", help="a YAML file as for train")
+    parser.add_argument("-i", "--images", nargs="+", action="extend", metavar="IMAGE", help="files, folders or globs")
+    parser.add_argument("-l", "--labels", nargs="+", action="extend", metavar="LABELS", help="paired by name")
+    parser.add_argument("-w", "--weights", nargs="+", action="extend", metavar="WEIGHTS", help="loss weight per voxel")
+    parser.add_argument("-o", "--output", metavar="FOLDER", help="results (default: experiments/DATE-KIND)")
+    _meaning(parser)
+    _reading(parser)
+    parser.add_argument("--folds", type=_count(2), metavar="N", help="folds of annotated slices (default: 3)")
+    parser.add_argument(
+        "--slices", nargs="+", metavar="X,Y,Z", help="slices across each axis, as in: --slices 1,1,1 3,3,2 5,5,3"
+    )
+    parser.add_argument("--seeds", type=_count(1), metavar="N", help="trainings of each, N seeds on (default: 3)")
+    parser.add_argument("--batchnorm", choices=["on", "off", "both"], help="of folds, slices, dimensions and volumes")
+    parser.add_argument("--network", choices=NETWORKS, help="a kind of network, sized for the data (default: unet)")
+    parser.add_argument("--dimensions", type=int, choices=[2, 3], help="a 2-D network goes slice by slice (default: 3)")
+    parser.add_argument("--planes", nargs="+", choices=["x", "y", "z"], help="of 2-D networks (default: all, averaged)")
+    parser.add_argument("--width", type=_count(1), metavar="N", help="channels of the network's finest level")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--time-budget", metavar="TIME", help="of every training, such as 90s or 5m (default: 5m)")
+    length.add_argument("--iterations", type=_count(1), metavar="N", help="of every training")
+    parser.add_argument("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N (default: auto)")
+    parser.add_argument("--seed", type=_count(0), metavar="N", help="the first of the seeds (default: 0)")
+    parser.add_argument("--workers", type=_count(0), metavar="N", help="processes that cut patches (0: none)")
+    parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override a value of the config")
+    parser.add_argument("--resume", metavar="FOLDER", help="go on with an experiment; its rows are kept")
+    parser.add_argument("--keep-runs", action="store_true", help="keep the run folder of every row: FOLDER/runs")
+    parser.add_argument("--dry-run", action="store_true", help="list the rows and stop")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing experiment")
     _common(parser)

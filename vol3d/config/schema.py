@@ -130,7 +130,9 @@ class PixelClassifierConfig(Section):
     It also gives the first preview, and is scored beside the network.
     """
 
-    use: Literal["auto", "yes", "no"] = Field("auto", description="auto: for networks sized for the data, of up to eight classes")
+    use: Literal["auto", "yes", "no"] = Field(
+        "auto", description="auto: for networks sized for the data, of up to eight classes"
+    )
     steps: Count | None = Field(None, description="of its optimisation; None: ten per iteration or second, up to 1500")
     blank_probability: Fraction = Field(0.3, description="how often a patch does without it")
 

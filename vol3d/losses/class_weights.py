@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -27,3 +28,18 @@ def class_weights(counts: ArrayLike, kind: Literal["none", "sqrt", "inverse"]) -
     weights = np.zeros_like(voxels)
     weights[present] = voxels[present] ** (-0.5 if kind == "sqrt" else -1.0)
     return weights * (voxels.sum() / (voxels @ weights))
+
+
+def set_weights(weights: ArrayLike, counts: ArrayLike, sets: Sequence[Sequence[int]]) -> NDArray[np.float64]:
+    """Weight of a voxel that is only known to be of one of several classes; float64 (S,), one per set.
+
+    It is the mean weight of all labeled voxels of the set's classes, 1 where there is none. weights, counts: of every
+    class, (K,). sets: class indices of each set.
+    """
+    of_class, voxels = np.asarray(weights, dtype=np.float64), np.asarray(counts, dtype=np.float64)
+    found = np.ones(len(sets))
+    for number, members in enumerate(sets):
+        chosen = list(members)
+        if voxels[chosen].any():
+            found[number] = np.average(of_class[chosen], weights=voxels[chosen])
+    return found

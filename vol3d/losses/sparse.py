@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from numpy.typing import ArrayLike
@@ -27,12 +28,18 @@ class SparseLoss(nn.Module):
     samples: any split of a batch into micro-batches or over processes, with the joint total, has the same loss and
     gradient. Class weights act within the terms over voxels and within that share.
 
+    sets: class indices of each of S sets. A voxel whose class is given as K + s is only known to be of one of the
+    classes of set s: −log Σ p over them is its cross-entropy (see `log_probability`), 1 − Σ p is what the focal loss
+    takes to a power, and it has no part in the terms over regions, nor in a sample's share. set_weights: (S,) ≥ 0, in
+    the place of a class weight; None: all 1.
+
     Source: weighted softmax loss of the 3D U-Net (Çiçek et al. 2016); the other terms name theirs.
     """
 
     class_weights: Tensor
+    index_weights: Tensor
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  a weight for every term
         self,
         class_weights: Tensor | ArrayLike,
         dice: float = 0.0,
@@ -43,11 +50,18 @@ class SparseLoss(nn.Module):
         iou: float = 0.0,
         lovasz: float = 0.0,
         ms_ssim: float = 0.0,
+        sets: Sequence[Sequence[int]] = (),
+        set_weights: Tensor | ArrayLike | None = None,
     ) -> None:
         super().__init__()
-        weights = torch.as_tensor(class_weights, dtype=torch.float32).clone()
-        if weights.ndim != 1 or not bool(torch.isfinite(weights).all()) or bool((weights < 0).any()):
-            raise ConfigError(f"expected one finite weight ≥ 0 per class, found {weights.tolist()}")
+        weights = _weights_of(class_weights, "class")
+        self.sets = tuple(tuple(int(k) for k in members) for members in sets)
+        of_sets = _weights_of(torch.ones(len(self.sets)) if set_weights is None else set_weights, "set")
+        for members in self.sets:
+            if len(set(members)) != len(members) or len(members) < 2 or not set(members) <= set(range(len(weights))):
+                raise ConfigError(f"expected sets of two or more of {len(weights)} classes, found {list(members)}")
+        if len(of_sets) != len(self.sets):
+            raise ConfigError(f"expected one weight for each of {len(self.sets)} sets, found {of_sets.tolist()}")
         terms = {
             "cross-entropy": cross_entropy,
             "focal loss": focal,
@@ -64,13 +78,14 @@ class SparseLoss(nn.Module):
                 f"found {found} and gamma {focal_gamma}"
             )
         self.register_buffer("class_weights", weights, persistent=False)
+        self.register_buffer("index_weights", torch.cat([weights, of_sets]), persistent=False)
         self.cross_entropy, self.focal, self.focal_gamma = cross_entropy, focal, focal_gamma
         self.dice, self.iou, self.lovasz, self.ms_ssim = dice, iou, lovasz, ms_ssim
 
     def weights(self, classes: Tensor, weight: Tensor) -> Tensor:
-        """Class weight × voxel weight; float32 (N, *S), exactly 0 where `weight` is 0.
+        """Class (or set) weight × voxel weight; float32 (N, *S), exactly 0 where `weight` is 0.
 
-        classes: integers (N, *S), 0…K−1 where weight > 0, anything elsewhere. weight: (N, *S) ≥ 0.
+        classes: integers (N, *S), 0…K+S−1 where weight > 0, anything elsewhere. weight: (N, *S) ≥ 0.
         """
         return self._of_class(_settled(classes, weight)) * weight.float()
 
@@ -100,13 +115,16 @@ class SparseLoss(nn.Module):
         """Scalars: terms that are sums over voxels."""
         terms = []
         if self.cross_entropy:
-            terms.append(self.cross_entropy * weighted_cross_entropy(logits, classes, weights))
+            terms.append(self.cross_entropy * weighted_cross_entropy(logits, classes, weights, self.sets))
         if self.focal:
-            terms.append(self.focal * focal_loss(logits, classes, weights, self.focal_gamma))
+            terms.append(self.focal * focal_loss(logits, classes, weights, self.focal_gamma, self.sets))
         return terms
 
     def _region_terms(self, logits: Tensor, classes: Tensor, weight: Tensor, weights: Tensor) -> list[Tensor]:
         """Scalars: sums over samples, each with its share."""
+        if self.sets:
+            certain = classes < len(self.class_weights)
+            classes, weight, weights = (torch.where(certain, part, 0) for part in (classes, weight, weights))
         share = weights.flatten(1).sum(1)
         terms = (
             (self.dice, soft_dice),
@@ -117,9 +135,16 @@ class SparseLoss(nn.Module):
         return [factor * (share * term(logits, classes, weight)).sum() for factor, term in terms if factor]
 
     def _of_class(self, classes: Tensor) -> Tensor:
-        return self.class_weights.to(classes.device)[classes]
+        return self.index_weights.to(classes.device)[classes]
 
 
 def _settled(classes: Tensor, weight: Tensor) -> Tensor:
     """Classes as int64 with 0 wherever the weight is 0: what stands there can then have no influence."""
     return torch.where(weight > 0, classes.long(), 0)
+
+
+def _weights_of(given: Tensor | ArrayLike, what: str) -> Tensor:
+    weights = torch.as_tensor(given, dtype=torch.float32).clone()
+    if weights.ndim != 1 or not bool(torch.isfinite(weights).all()) or bool((weights < 0).any()):
+        raise ConfigError(f"expected one finite weight ≥ 0 per {what}, found {weights.tolist()}")
+    return weights

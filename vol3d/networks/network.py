@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from vol3d.config import AnyNetworkConfig
@@ -71,6 +72,16 @@ class Network(nn.Module, ABC):
     def input_size(self, output_at_least: Sequence[int]) -> tuple[int, ...]:
         """The smallest valid input whose output has at least this size."""
         return self.geometry.input_size(output_at_least)
+
+    def shift_logits(self, offsets: Tensor) -> bool:
+        """Add a number to the logits of every class from now on, (K,); False where the last layer is none that can."""
+        head = getattr(self, "head", None)
+        bias = getattr(head, "bias", None)
+        if not isinstance(bias, Tensor) or bias.shape != offsets.shape:
+            return False
+        with torch.no_grad():
+            bias += offsets.to(bias)
+        return True
 
     def forward(self, image: Tensor) -> Outputs:
         """Image (N, C, *S), floating point → logits (N, K, *S − margin); several in training with deep supervision.

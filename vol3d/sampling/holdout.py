@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -57,8 +57,9 @@ def hold_out(labels: SparseLabels, every: int, name: Callable[[int, int], str] =
     """
     if every < 2:
         return HoldOut(labels, None, "no labels are held out")
-    slices = painted_slices(labels.labeled)
-    if not slices or labels.labeled.mean() > _DENSE:
+    known = labels.known
+    slices = painted_slices(known)
+    if not slices or known.mean() > _DENSE:
         return _hold_out_blocks(labels, every)
     if len(slices) < _FEWEST_SLICES:
         return HoldOut(labels, None, f"{len(slices)} annotated slices are too few to hold any out (4 are needed)")
@@ -101,8 +102,7 @@ def _split(
     labels: SparseLabels, training: NDArray[np.bool_], validation: NDArray[np.bool_]
 ) -> tuple[SparseLabels, SparseLabels] | None:
     """Both parts, or None where one is empty or training would lose a class."""
-    train = replace(labels, labeled=labels.labeled & training)
-    held = replace(labels, labeled=labels.labeled & validation)
+    train, held = labels.within(training), labels.within(validation)
     if not held.labeled.any() or _present(labels) != _present(train):
         return None
     return train, held

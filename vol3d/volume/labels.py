@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import colorsys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -136,6 +136,8 @@ class SparseLabels:
     classes: class indices 0…K−1, unsigned (X, Y, Z). labeled: bool (X, Y, Z), True where somebody annotated.
     What `classes` holds where `labeled` is False means nothing and must change nothing.
     weight: float32 (X, Y, Z) ≥ 0 or None, a confidence per voxel that multiplies the loss.
+    partial: unsigned (X, Y, Z) or None: K + s where a voxel is only known to be of one of the classes of set s, 0
+    elsewhere. Such a voxel is not labeled: it trains, but is no ground truth.
     """
 
     classes: NDArray[Any]
@@ -143,6 +145,7 @@ class SparseLabels:
     affine: Affine
     name: str = "labels"
     weight: NDArray[np.float32] | None = None
+    partial: NDArray[Any] | None = None
 
     def __post_init__(self) -> None:
         if self.classes.ndim != 3 or self.classes.shape != self.labeled.shape:
@@ -150,12 +153,29 @@ class SparseLabels:
                 f"{self.name}: expected classes and mask of one shape (x, y, z), found {self.classes.shape} "
                 f"and {self.labeled.shape}"
             )
+        if self.partial is not None and self.partial.shape != self.labeled.shape:
+            raise LabelError(f"{self.name}: expected sets of shape {self.labeled.shape}, found {self.partial.shape}")
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Grid size (X, Y, Z)."""
         x, y, z = self.classes.shape
         return (x, y, z)
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """Where somebody said anything: labeled, or of one of several classes; bool (X, Y, Z)."""
+        return self.labeled if self.partial is None else self.labeled | (self.partial > 0)
+
+    @property
+    def indices(self) -> NDArray[Any]:
+        """Class index where labeled, K + s where known to be of set s, anything elsewhere; unsigned (X, Y, Z)."""
+        return self.classes if self.partial is None else np.where(self.labeled, self.classes, self.partial)
+
+    def within(self, mask: NDArray[np.bool_]) -> SparseLabels:
+        """The same where `mask` (X, Y, Z) is True, nothing known elsewhere."""
+        partial = None if self.partial is None else np.where(mask, self.partial, 0).astype(self.partial.dtype)
+        return replace(self, labeled=self.labeled & mask, partial=partial)
 
     def counts(self, classes: int) -> NDArray[np.int64]:
         """Labeled voxels of every class index; int64 (classes,)."""

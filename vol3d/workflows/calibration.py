@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from vol3d import inference
 from vol3d.config import InferenceConfig
 from vol3d.errors import ConfigError, LabelError
-from vol3d.metrics import Reliability, fit_temperature, tempered
+from vol3d.metrics import Contingency, Reliability, fit_temperature, tempered
 from vol3d.networks import current_statistics
 from vol3d.sampling import painted_slices
 from vol3d.volume import SparseLabels
@@ -25,6 +25,7 @@ MOST_VOXELS = 200_000
 _MOST_VALUES = 1 << 24  # logits kept, all classes and members together
 _DENSE = 0.5  # above it labels are no slices
 _BLOCK = 16  # voxels along every axis
+_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 _SEED = 0  # of the voxels that are taken where there are too many
 
 
@@ -32,7 +33,10 @@ _SEED = 0  # of the voxels that are taken where there are too many
 class Calibration:
     """What came of it.
 
-    temperature: to be stored in the model, fitted to all voxels that were looked at. before: with temperature 1.
+    temperature: to be stored in the model, fitted to all voxels that were looked at. before: with temperature 1, the
+    network as it is. prior_share: how much of the class weights of the loss is taken back from its logits, 0 … 1: the
+    share with the highest mean IoU. Weights make a network see a rare class where it only may be, which is good for
+    learning and moves borders outwards.
     after: every half of the voxels with the temperature of the other half, so that none is judged by what was fitted to
     it. halves: these two temperatures; None where the labels could not be halved, and `temperature` then is 1.
     """
@@ -41,6 +45,7 @@ class Calibration:
     before: Reliability
     after: Reliability
     halves: tuple[float, float] | None
+    prior_share: float = 0.0
 
     @property
     def helps(self) -> bool:
@@ -60,10 +65,11 @@ class Calibration:
         low, high = sorted(self.halves)
         ece = [100 * found.expected_calibration_error for found in (self.before, self.after)]
         nll = [found.negative_log_likelihood for found in (self.before, self.after)]
+        shifted = f"class weights taken back: {100 * self.prior_share:.0f} %; " if self.prior_share else ""
         return (
-            f"temperature {self.temperature:.3g} (halves {low:.3g} and {high:.3g}): calibration error {ece[0]:.2f} % → "
-            f"{ece[1]:.2f} %, −log likelihood {nll[0]:.3f} → {nll[1]:.3f} on {self.before.voxels:.0f} held-out voxels, "
-            "each half with the temperature of the other"
+            f"{shifted}temperature {self.temperature:.3g} (halves {low:.3g} and {high:.3g}): "
+            f"calibration error {ece[0]:.2f} % → {ece[1]:.2f} %, −log likelihood {nll[0]:.3f} → {nll[1]:.3f} on "
+            f"{self.before.voxels:.0f} held-out voxels, each half with the temperature of the other"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -73,6 +79,7 @@ class Calibration:
             "before": self.before.to_json(),
             "after": self.after.to_json(),
             "halves": None if self.halves is None else list(self.halves),
+            "prior_share": self.prior_share,
         }
 
     @classmethod
@@ -85,12 +92,13 @@ class Calibration:
                 Reliability.from_json(value["before"]),
                 Reliability.from_json(value["after"]),
                 None if halves is None else (float(halves[0]), float(halves[1])),
+                float(value.get("prior_share", 0.0)),
             )
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise LabelError(f"expected a calibration as it was written down, found {str(value)[:100]}") from error
 
 
-def calibrate(
+def calibrate(  # noqa: PLR0913  what `HeldOut` takes
     network: Any,  # noqa: ANN401  any module that states its margin and stride
     cases: Sequence[Case],
     labels: Sequence[SparseLabels | None],
@@ -100,11 +108,12 @@ def calibrate(
     planes: Sequence[int] = (),
     patch: Sequence[int] | None = None,
     current: bool = False,
+    class_weights: NDArray[np.float64] | None = None,
 ) -> Calibration:
     """Fit a temperature (Guo et al. 2017) to what `network` says of held-out labels.
 
     Everything but `network` is what `HeldOut` takes: cases and their held-out labels in one order (None: nothing held),
-    at least one labeled voxel in all.
+    at least one labeled voxel in all. class_weights: (K,), those of the loss; None or equal ones: nothing to take back.
 
     When to call it: at the end of the stage that validates, with the best validated weights, before the refit learns
     from these labels. In `training.fit` that is right after the learner went back to its best weights (it forgets them
@@ -135,7 +144,38 @@ def calibrate(
         )
     classes = np.concatenate([known.classes[mask] for (_, known), mask in zip(held, masks, strict=True)])
     half = np.concatenate([away[mask] for away, mask in zip(second, masks, strict=True)])
-    return cross_fitted(logits, classes, half)
+    share = 0.0 if class_weights is None else prior_share(logits, classes, class_weights)
+    found = cross_fitted(logits - share * _log(class_weights, logits), classes, half)
+    if not share:
+        return found
+    return replace(found, before=Reliability.of(tempered(logits, 1.0), classes), prior_share=share)
+
+
+def prior_share(logits: NDArray[Any], classes: NDArray[Any], class_weights: NDArray[np.float64]) -> float:
+    """Which share of the class weights to take back for the highest mean IoU, of 0, 1/4 … 1; the smaller of equals.
+
+    logits: (M, K, N). Source of taking back all of it: logit adjustment (Menon et al. 2021).
+    """
+    weights, count = _log(class_weights, logits), logits.shape[1]
+    best, chosen = -1.0, 0.0
+    for share in _SHARES:
+        winner = tempered(logits - share * weights, 1.0).argmax(axis=0)
+        counts = Contingency.from_labels(winner, classes, np.ones(classes.shape, dtype=bool), count)
+        if counts.mean_iou() > best:
+            best, chosen = counts.mean_iou(), share
+    return chosen
+
+
+def offsets(class_weights: NDArray[np.float64], share: float) -> NDArray[np.float64]:
+    """What to add to the logits of every class, (K,), to take back a share of the weights."""
+    logs: NDArray[np.float64] = -share * np.log(np.where(class_weights > 0, class_weights, 1.0))
+    return logs
+
+
+def _log(class_weights: NDArray[np.float64] | None, logits: NDArray[Any]) -> NDArray[Any]:
+    """Logarithms of the weights as (1, K, 1); zeros for none."""
+    weights = np.ones(logits.shape[1]) if class_weights is None else class_weights
+    return (-offsets(weights, 1.0)).astype(logits.dtype)[None, :, None]
 
 
 def cross_fitted(logits: NDArray[Any], classes: NDArray[Any], half: NDArray[np.bool_]) -> Calibration:

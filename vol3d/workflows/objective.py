@@ -28,7 +28,7 @@ def make_loss(config: LossConfig, meaning: Meaning, labels: list[SparseLabels], 
         loss = RegressionLoss(config.regression, config.huber_delta)
     else:
         sets = meaning.sets if isinstance(meaning, LabelMeaning) else ()
-        weights = _class_weights(config, meaning.table, labels)
+        weights = weights_of_classes(config, meaning.table, labels)
         loss = SparseLoss(
             weights,
             dice=config.dice,
@@ -50,7 +50,8 @@ def make_loss(config: LossConfig, meaning: Meaning, labels: list[SparseLabels], 
     return loss if outputs == 1 else DeepSupervision(loss, given or (1.0,) * outputs)
 
 
-def _class_weights(config: LossConfig, table: LabelTable, labels: list[SparseLabels]) -> torch.Tensor:
+def weights_of_classes(config: LossConfig, table: LabelTable, labels: list[SparseLabels]) -> torch.Tensor:
+    """How much every class weighs in the loss, (K,)."""
     kind = config.class_weights
     if isinstance(kind, tuple):
         if len(kind) != len(table):

@@ -18,6 +18,7 @@ from vol3d.config import DataConfig, InferenceConfig, LabelsConfig
 from vol3d.errors import ConfigError, ModelError
 from vol3d.io.formats import split_suffix
 from vol3d.report import RECORD
+from vol3d.report.layout import length_text
 from vol3d.report.suggestion import suggestion_png
 from vol3d.sampling.suggestions import PlaneGain, suggest_planes
 from vol3d.volume import Volume
@@ -178,7 +179,7 @@ def suggest(
 
 def _suggestion(plane: PlaneGain, mean: float) -> Suggestion:
     """A plane with the reasons for it in words. mean: uncertainty of the whole scan."""
-    away = f"{plane.distance_mm:.3g} mm from paint, " if math.isfinite(plane.distance_mm) else ""
+    away = f"{length_text(plane.distance_mm)} from paint, " if math.isfinite(plane.distance_mm) else ""
     reason = (
         f"settles {100 * plane.gain:.2g} % of the uncertainty (mean {plane.uncertainty:.2f} here, {mean:.2f} in the "
         f"scan), {away}{plane.voxels} voxels to paint"

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from vol3d import io, report
 from vol3d.bundle import ModelBundle
 from vol3d.config import AnyNetworkConfig
-from vol3d.networks import build, load_encoder_weights, parameter_count, reestimate
+from vol3d.networks import Network, build, load_encoder_weights, parameter_count, reestimate
 from vol3d.training import (
     FitResult,
     FitSettings,
@@ -28,7 +29,7 @@ from vol3d.transforms import Preprocessing
 from vol3d.volume import SparseLabels
 from vol3d.workflows.baselines import Baseline, Interpolation, score_baseline
 from vol3d.workflows.budget import REESTIMATION_BATCHES, Budget, Length
-from vol3d.workflows.calibration import Calibration
+from vol3d.workflows.calibration import Calibration, offsets
 from vol3d.workflows.case import Case
 from vol3d.workflows.continuing import Earlier, tell_what_is_new, write_painted
 from vol3d.workflows.device import exact
@@ -36,7 +37,7 @@ from vol3d.workflows.listener import Listener
 from vol3d.workflows.live_preview import LivePreview
 from vol3d.workflows.meaning import Meaning
 from vol3d.workflows.models import MODEL_FILE
-from vol3d.workflows.objective import make_loss
+from vol3d.workflows.objective import make_loss, weights_of_classes
 from vol3d.workflows.patches import PatchCutter, patch_dataset
 from vol3d.workflows.pixel_channels import Guided, PixelChannels, guide
 from vol3d.workflows.plan import Plan
@@ -108,6 +109,7 @@ class TrainingRun:
         self.all_patches = patch_dataset(self.shown, everything, cut, training.seed)
         self.patches = patch_dataset(seen, first, cut, training.seed)
         self.calibration: Calibration | None = None
+        self.stage_score: Score | None = None
         self.answers: list[NDArray[Any] | None] = [None for _ in cases]
         self.preview = LivePreview(run.folder, self.shown[0], self.table, plan, budget.started)
 
@@ -131,8 +133,7 @@ class TrainingRun:
             self.tell.note(f"resuming {self.run.folder} from the beginning: it was stopped before its first checkpoint")
         elif resuming:
             state = load_checkpoint(self.run.checkpoints)
-            kept = self.run.record.get("calibration")
-            self.calibration = None if kept is None else Calibration.from_json(kept)
+            self._read_stage_end()
             self.held.scores = self.run.scores_until(state.iteration, self.held)
             self.tell.note(f"resuming {self.run.folder} after iteration {state.iteration}")
         if state is None and self.earlier is not None:
@@ -180,20 +181,45 @@ class TrainingRun:
             self.preview.refresh(network)
         return score
 
+    def _read_stage_end(self) -> None:
+        """Take up what was measured at the end of the stage that validated, if the run got so far."""
+        if "before_refit" in self.run.record:
+            self.stage_score = self.held.read(self.run.record["before_refit"])
+        if "calibration" in self.run.record:
+            self.calibration = Calibration.from_json(self.run.record["calibration"])
+
+    def _shift(self, network: torch.nn.Module) -> bool:
+        """Take back the share of the class weights that the calibration found best; False where that cannot be."""
+        share = 0.0 if self.calibration is None else self.calibration.prior_share
+        return share == 0 or (
+            isinstance(network, Network)
+            and network.shift_logits(torch.from_numpy(offsets(self._class_weights(), share)))
+        )
+
+    def _class_weights(self) -> NDArray[np.float64]:
+        found: NDArray[np.float64] = weights_of_classes(self.plan.config.loss, self.table, self.known).double().numpy()
+        return found
+
     def _validated_stage(self, network: torch.nn.Module) -> None:
         """With the best weights, before held-out labels are learned from: how sure may the network be?"""
-        if self.spec.kind != "regression":
-            self.answers = self.held.answers(network)
+        if self.spec.kind == "regression":
+            return
         if self.spec.kind == "semantic":
-            self.calibration = self.held.calibrate(network)
+            can = isinstance(network, Network) and network.shift_logits(torch.zeros(len(self.table)))
+            self.calibration = self.held.calibrate(network, self._class_weights() if can else None)
+            self._shift(network)
             self.run.record["calibration"] = self.calibration.to_json()
             self.tell.note(self.calibration.said)
+        self.answers = self.held.answers(network)
+        self.stage_score = self.held.score_of(self.answers)
+        self.run.record["before_refit"] = vars(self.stage_score)
 
     def _finish(self, network: torch.nn.Module, result: FitResult, stages: list[Stage]) -> TrainResult:
         network.load_state_dict(result.weights)
         network.to(self.plan.device.name)
         if self.plan.config.training.batch_statistics == "reestimate":
             reestimate(network, self._images(stages[-1], result.state.iteration))
+        self._shift(network)
         bundle = ModelBundle(
             network=without_files(self.plan.network),
             in_channels=self.plan.channels,
@@ -211,7 +237,7 @@ class TrainingRun:
         write_painted(self.run.folder, self.cases)
         model = self.run.folder / MODEL_FILE
         bundle.save(model)
-        score = max(self.held.scores, key=lambda found: found.value, default=None)
+        score = self.stage_score or max(self.held.scores, key=lambda found: found.value, default=None)
         refitted = len(stages) > 1
         if self.held and stages[-1].dataset is self.patches:
             score = self.held.score(network.eval())

@@ -71,7 +71,7 @@ class HeldOut:
                 return self._values(network)
             return self._classes(network)
 
-    def calibrate(self, network: Any) -> Calibration:  # noqa: ANN401  as above
+    def calibrate(self, network: Any, class_weights: NDArray[np.float64] | None) -> Calibration:  # noqa: ANN401  as above
         """How sure `network` may be of the held-out voxels; see `calibration.calibrate`."""
         return calibrate(
             network,
@@ -82,7 +82,17 @@ class HeldOut:
             planes=self._planes,
             patch=self._patch,
             current=self._current,
+            class_weights=class_weights,
         )
+
+    def score_of(self, answers: list[NDArray[Any] | None]) -> HeldOutScore:
+        """The score that `answers` stand for."""
+        counts = Contingency.empty(len(self._table))
+        for number, (_, labels) in zip(self._numbers, self._pairs, strict=True):
+            answer = answers[number]
+            if answer is not None:
+                counts += Contingency.from_labels(answer, labels.classes, labels.labeled, len(self._table))
+        return HeldOutScore.from_counts(counts, self._table)
 
     def answers(self, network: Any) -> list[NDArray[Any] | None]:  # noqa: ANN401  as above
         """What `network` predicts around held-out labels: class indices (X, Y, Z) per case, or None."""
