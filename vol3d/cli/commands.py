@@ -6,6 +6,7 @@ import json
 import sys
 from argparse import Namespace
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,12 +91,13 @@ def predict(options: Namespace) -> int:
         uncertainty=options.uncertainty,
         keep_drawn=options.keep_drawn is not None,
         provenance=options.provenance is not None,
-        drawn=_drawn_labels(options),
         drawn_meaning=LabelsConfig(**meaning) if (meaning := _meaning(options)) else None,
         run=find_model(options.model).parent,
         data=DataConfig(**_reading(options)),
     )
     scans = _without_own(io.find(options.scans), options.scans)
+    labels = _drawn_labels(options)
+    drawn = dict(io.pair(scans, io.find([labels]))) if labels else {}
     with ConsoleListener() as listener:
         path = find_model(options.model)
         if options.model is None:
@@ -107,7 +109,8 @@ def predict(options: Namespace) -> int:
                 raise ConfigError(f"several scans would be written to {output}; predict them into different folders")
             require_room(output, choice)
         for scan, output in zip(scans, outputs, strict=True):
-            result = predict(scan, bundle, output, options=choice, listener=listener)
+            own = replace(choice, drawn=drawn.get(scan))
+            result = predict(scan, bundle, output, options=own, listener=listener)
             write(f"wrote {result.path}" + (f", preview {result.preview}" if result.preview else ""))
     return 0
 
@@ -302,7 +305,8 @@ def _without_own(found: list[str], named: list[str]) -> list[str]:
 
     labels = {io.default_output(scan, *tags) for scan in found for tags in RESULT_TAGS}
     labels |= {io.default_output(scan, "_paint") for scan in found}
-    ours = labels | {io.default_output(name, "_probabilities") for name in labels}
+    tags = ("_probabilities", "_uncertainty", "_provenance")
+    ours = labels | {io.default_output(name, tag) for name in labels for tag in tags}
     return [scan for scan in found if scan in named or scan not in ours]
 
 
@@ -338,7 +342,7 @@ def _drawn_labels(options: Namespace) -> str | None:
 
 
 def _meaning(options: Namespace) -> dict[str, Any]:
-    from vol3d.workflows.labels import parse_annotated_slices
+    from vol3d.workflows.labels import parse_annotated_slices, parse_not_painted, parse_one_of
 
     if options.dense and options.annotated_slices:
         raise ConfigError("give --dense or --annotated-slices, not both")
@@ -349,6 +353,10 @@ def _meaning(options: Namespace) -> dict[str, Any]:
         given["annotated_slices"] = parse_annotated_slices(options.annotated_slices)
     if options.dense:
         given["dense"] = True
+    if options.one_of:
+        given["one_of"] = parse_one_of(options.one_of)
+    if options.not_painted:
+        given["not_painted"] = parse_not_painted(options.not_painted)
     return given
 
 

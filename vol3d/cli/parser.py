@@ -143,6 +143,15 @@ def _meaning(parser: Parser) -> None:
         help="in these slices everything is annotated and 0 is background: z=10,20 y=5 (0-based, axes as in `info`)",
     )
     parser.add_argument("--dense", action="store_true", help="every voxel is annotated; 0 is background")
+    parser.add_argument(
+        "--one-of", nargs="+", metavar="CODE=CODES", help="a code that means one of several classes, as in 250=0,1,2"
+    )
+    parser.add_argument(
+        "--not-painted",
+        nargs="+",
+        metavar="FILE=CODES",
+        help="classes that nobody painted in a label file, whose background may be one of these: scan_b=3",
+    )
 
 
 def _train(parser: Parser) -> None:
@@ -188,7 +197,7 @@ def _predict(parser: Parser) -> None:
     )
     for flag, told in (
         ("--keep-drawn", "what was drawn by hand stands as drawn"),
-        ("--provenance", "also write which voxels were drawn"),
+        ("--provenance", "the same, and write which voxels were drawn"),
     ):
         parser.add_argument(flag, nargs="?", const="", metavar="LABELS", help=f"{told} (default: the run's labels)")
     _meaning(parser)

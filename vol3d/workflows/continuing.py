@@ -110,7 +110,7 @@ def _read_painted(path: Path) -> dict[str, NDArray[np.bool_]]:
     if not path.is_file():
         return {}
     try:
-        with np.load(path, allow_pickle=False) as kept:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
             keys = [name for name in kept.files if not name.endswith("_shape")]
             return {key: _unpacked(kept[key], kept[f"{key}_shape"]) for key in keys}
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:

@@ -23,9 +23,9 @@ class PredictOptions:
 
     probabilities: also keep class probabilities. tta: average over flips of the whole volume. prune: of a U-Net++, how
     deep it goes. uncertainty: also measure where the answers are unsure. keep_drawn: what was drawn by hand stands as
-    it was drawn; provenance: also tell which voxels those are. drawn: the labels drawn on the scan, None for those that
-    the model's run learned from; drawn_meaning: what their codes mean, None: the same as in the run; run: that run's
-    folder, for a model that is given in memory.
+    it was drawn; provenance: the same, and tell which voxels those are. drawn: the labels drawn on the scan, None for
+    those that the model's run learned from; drawn_meaning: what their codes mean, None: the same as in the run; run:
+    that run's folder, for a model that is given in memory.
     """
 
     probabilities: bool = False

@@ -89,7 +89,7 @@ def predict(
     for text in warnings:
         tell.warn(f"{volume.name}: {text}")
     found = _answers(network, bundle, prepared, volume, choice, device, tell)
-    if drawn is not None and choice.keep_drawn:
+    if drawn is not None:
         found = with_drawn(found, drawn, bundle.labels)
     if found.said:
         tell.note(f"{volume.name}: {found.said}")

@@ -63,7 +63,7 @@ def _yield_to(mapping: Options, overrides: Sequence[str]) -> Options:
 
 
 _CLEAR = object()
-_LEAVES = {"annotated_slices"}  # mappings that are one value
+_LEAVES = {"annotated_slices", "one_of", "not_painted"}  # mappings that are one value
 
 
 def _merge(base: Options, over: Options) -> Options:

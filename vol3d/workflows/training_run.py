@@ -27,7 +27,7 @@ from vol3d.training import (
 )
 from vol3d.transforms import Preprocessing
 from vol3d.volume import SparseLabels
-from vol3d.workflows.baselines import Baseline, Interpolation, score_baseline
+from vol3d.workflows.baselines import BaselineScore, score_baseline, score_interpolation
 from vol3d.workflows.budget import REESTIMATION_BATCHES, Budget, Length
 from vol3d.workflows.calibration import Calibration, offsets
 from vol3d.workflows.case import Case
@@ -111,6 +111,9 @@ class TrainingRun:
         self.calibration: Calibration | None = None
         self.stage_score: Score | None = None
         self.answers: list[NDArray[Any] | None] = [None for _ in cases]
+        self.classifier_score: BaselineScore | None = None
+        if self.guided:
+            self.classifier_score = score_baseline(PixelChannels(seen), cases, self.splits, meaning)
         self.preview = LivePreview(run.folder, self.shown[0], self.table, plan, budget.started)
 
     def _guide(self, first: list[SparseLabels], everything: list[SparseLabels], *, refit: bool) -> list[Guided]:
@@ -176,10 +179,16 @@ class TrainingRun:
             self.tell.note(f"first preview after {self.budget.elapsed():.0f} s: {self.preview.path}")
 
     def _validate(self, network: torch.nn.Module) -> float:
-        score = self.held(network)
-        if self.spec.kind == "semantic":
+        value = self.held(network)
+        if self.plan.config.training.batch_statistics != "current":
+            self._refresh_preview(network, value)
+        return value
+
+    def _refresh_preview(self, network: torch.nn.Module, value: float | None) -> None:
+        """Replace the preview by what the network says, unless the pixel classifier still does better."""
+        better = value is None or self.classifier_score is None or value >= self.classifier_score.score.value
+        if self.spec.kind == "semantic" and better:
             self.preview.refresh(network)
-        return score
 
     def _read_stage_end(self) -> None:
         """Take up what was measured at the end of the stage that validated, if the run got so far."""
@@ -242,6 +251,8 @@ class TrainingRun:
         if self.held and stages[-1].dataset is self.patches:
             score = self.held.score(network.eval())
             self.answers = self.held.answers(network)
+        if refitted or not self.held:
+            self._refresh_preview(bundle.build(self.plan.device.name), None if score is None else score.value)
         before = self._earlier_score(score)
         self.run.finish(score, result.state.iteration, self.budget.elapsed())
         report.curves_png(
@@ -333,10 +344,7 @@ class TrainingRun:
         """Write `report.md` and what it shows."""
         if self.calibration is not None:
             report.reliability_png(self.run.folder / "reliability.png", self.calibration.before, self.calibration.after)
-        baselines: list[Baseline] = [Interpolation(len(self.table))]
-        if self.guided:
-            baselines.append(PixelChannels(self.guided[0].cases))
-        found = [score_baseline(one, self.cases, self.splits, self.meaning) for one in baselines]
+        found = [score_interpolation(self.cases, self.splits, self.meaning), self.classifier_score]
         path = report_run(
             self.run.folder,
             self.plan,

@@ -1,0 +1,224 @@
+"""What surrounds a half-painted volume: the pixel classifier's channels, previews, calibration, more slices, drawn voxels."""
+
+import json
+import os
+import signal
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from workflow_parts import UNLABELED, balls, painted, write_case
+
+import vol3d
+from vol3d import io
+from vol3d.bundle import ModelBundle
+from vol3d.cli.main import main
+from vol3d.config import parse_config
+from vol3d.errors import ConfigError, ModelError
+from vol3d.volume import Affine, SparseLabels
+from vol3d.workflows.calibration import offsets, prior_share
+from vol3d.workflows.case import Case
+from vol3d.workflows.continuing import PAINTED_FILE
+from vol3d.workflows.live_preview import PREVIEW_FILE
+from vol3d.workflows.pixel_channels import guide, prepare, wants_classifier
+
+SMALL = {
+    "network": {"plan": "unet", "width": 4},
+    "sampling": {"patch_size": [16, 16, 16], "batch_size": 1},
+    "training": {"iterations": 10, "validations": 2, "learning_rate": 0.01},
+}
+TURNED = Affine.from_spacing((1.0, 1.0, 1.0)).matrix @ np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A trained run on a scan stored in LPS, and the files it was trained on."""
+    place = tmp_path_factory.mktemp("half")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    scan, sparse, dense = write_case(place, affine=Affine(TURNED))
+    vol3d.train(scan, sparse, unlabeled=UNLABELED, config=SMALL, output=place / "run")
+    yield {"place": place, "scan": scan, "sparse": sparse, "dense": dense, "run": place / "run"}
+    torch.set_num_threads(threads)
+
+
+def fresh_labels(folder, name="more"):
+    """The sparse labels with one slice more."""
+    codes, dense = io.read(folder["sparse"]), io.read(folder["dense"]).array[0]
+    more = codes.array[0].copy()
+    more[:, :, 11] = dense[:, :, 11]
+    path = str(folder["place"] / f"{name}.nii.gz")
+    io.write_labels(path, more, codes, names=None, overwrite=True)
+    return path
+
+
+def test_a_run_leaves_a_model_with_its_classifier_a_preview_a_report_and_a_calibration(folder):
+    run = folder["run"]
+    bundle = ModelBundle.load(run / "model.safetensors")
+    assert bundle.in_channels == 1
+    assert bundle.network_channels == 2
+    assert bundle.classifier is not None
+    record = json.loads((run / "run.json").read_text())
+    assert record["calibration"]["prior_share"] in {0, 0.25, 0.5, 0.75, 1}
+    assert record["first_preview_seconds"] > 0
+    text = (run / "report.md").read_text()
+    assert "pixel classifier" in text
+    assert "interpolation" in text
+    assert str(folder["place"]) not in text
+    assert (run / "reliability.png").is_file()
+
+
+def test_the_preview_lies_on_the_scan_as_it_is_stored(folder):
+    preview, scan = nibabel.load(folder["run"] / PREVIEW_FILE), nibabel.load(folder["scan"])
+    assert np.allclose(preview.affine, scan.affine)
+    dense = np.asanyarray(nibabel.load(folder["dense"]).dataobj)
+    found = np.asanyarray(preview.dataobj)
+    agreement = [(np.flip(found, axes) == dense).mean() for axes in ((), (0,), (1,), (0, 1), (2,))]
+    assert np.argmax(agreement) == 0
+    assert agreement[0] > max(0.8, *agreement[1:])
+
+
+def test_a_saved_model_predicts_what_the_fresh_one_does(folder):
+    bundle = ModelBundle.load(folder["run"] / "model.safetensors")
+    scan = io.read(folder["scan"])
+    once = vol3d.predict(scan, bundle, probabilities=True)
+    again = vol3d.predict(scan, ModelBundle.load(bundle.save(folder["place"] / "copy.safetensors")), probabilities=True)
+    assert np.array_equal(once.probabilities, again.probabilities)
+    prepared = prepare(scan, bundle)
+    assert prepared.array.shape == (2, *scan.shape)
+    assert np.abs(prepared.array[1]).max() <= 2
+
+
+def test_flags_of_predict_write_what_they_say(folder, capsys):
+    out = folder["place"] / "seg.nii.gz"
+    flags = ["--keep-drawn", "--provenance", "--uncertainty", "-o", str(out)]
+    assert main(["predict", folder["scan"], "-m", str(folder["run"]), *flags]) == 0
+    codes = np.asanyarray(nibabel.load(out).dataobj)
+    drawn = np.asanyarray(nibabel.load(folder["sparse"]).dataobj)
+    where = np.asanyarray(nibabel.load(folder["place"] / "seg_provenance.nii.gz").dataobj)
+    assert np.array_equal(where == 1, drawn != UNLABELED)
+    assert np.array_equal(codes[where == 1], drawn[where == 1])
+    maps = np.asanyarray(nibabel.load(folder["place"] / "seg_uncertainty.nii.gz").dataobj)
+    assert maps.shape == (*codes.shape, 2)
+    assert float(maps.min()) >= 0
+    assert float(maps.max()) <= 1
+    said = capsys.readouterr()
+    assert "as drawn in" in said.err + said.out
+
+
+def test_drawn_voxels_are_not_guessed_for_another_scan(folder, capsys):
+    other = write_case(folder["place"], "other", seed=5)[0]
+    assert main(["predict", other, "-m", str(folder["run"]), "--keep-drawn"]) == 2
+    assert "give its labels" in capsys.readouterr().err
+    assert not (folder["place"] / "other_seg.nii.gz").exists()
+
+
+def test_more_slices_go_on_from_the_model(folder):
+    more = fresh_labels(folder)
+    before = ModelBundle.load(folder["run"] / "model.safetensors")
+    result = vol3d.train(
+        labels=more, resume=folder["run"], unlabeled=UNLABELED, iterations=2, output=folder["place"] / "next"
+    )
+    record = json.loads((folder["place"] / "next" / "run.json").read_text())
+    assert record["continued_from"] == before.weights_sha256
+    painted_now = io.read(more).array[0] != UNLABELED
+    painted_then = io.read(folder["sparse"]).array[0] != UNLABELED
+    assert record["newly_painted"]["voxels"] == int((painted_now & ~painted_then).sum())
+    far = sum(float((result.bundle.weights[k].float() - v.float()).abs().sum()) for k, v in before.weights.items())
+    scale = sum(float(v.float().abs().sum()) for v in before.weights.values())
+    assert far < 0.2 * scale  # two gentle steps away, not a fresh start
+    assert (folder["run"] / "model.safetensors").is_file()
+
+
+def test_going_on_with_other_classes_is_refused(folder):
+    codes = io.read(folder["sparse"])
+    strange = codes.array[0].copy()
+    strange[strange == 1] = 7
+    path = str(folder["place"] / "strange.nii.gz")
+    io.write_labels(path, strange, codes, names=None)
+    with pytest.raises(ConfigError, match="Train a new run"):
+        vol3d.train(labels=path, resume=folder["run"], unlabeled=UNLABELED, output=folder["place"] / "none")
+    assert not (folder["place"] / "none").exists()
+
+
+def test_a_damaged_record_of_what_was_painted_is_refused(folder):
+    kept = (folder["run"] / PAINTED_FILE).read_bytes()
+    (folder["run"] / PAINTED_FILE).write_bytes(kept[: len(kept) // 2])
+    try:
+        with pytest.raises(ModelError, match="damaged"):
+            vol3d.train(labels=folder["sparse"], resume=folder["run"], output=folder["place"] / "none")
+    finally:
+        (folder["run"] / PAINTED_FILE).write_bytes(kept)
+
+
+def test_a_stopped_run_ends_as_if_it_had_not_been(tmp_path, single_threaded):
+    scan, sparse, _ = write_case(tmp_path)
+
+    class Stop:
+        def note(self, text):
+            pass
+
+        def warn(self, text):
+            pass
+
+        def progress(self, what, done, total, fields):
+            if done == 9:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    whole = vol3d.train(scan, sparse, unlabeled=UNLABELED, config=SMALL, output=tmp_path / "whole")
+    vol3d.train(scan, sparse, unlabeled=UNLABELED, config=SMALL, output=tmp_path / "part", listener=Stop())
+    part = vol3d.train(resume=tmp_path / "part")
+    assert part.bundle.weights_sha256 == whole.bundle.weights_sha256
+    assert part.bundle.temperature == whole.bundle.temperature
+
+
+def test_the_classifier_of_the_first_stage_knows_nothing_of_held_out_labels(single_threaded):
+    image, classes = balls()
+    labeled = painted(classes) != UNLABELED
+    known = labeled.copy()
+    known[:, :, 3] = False
+    found = []
+    for codes in (classes, np.where(known, classes, 1 - classes)):
+        labels = SparseLabels(codes, labeled, Affine.from_spacing((1.0, 1.0, 1.0)))
+        case = Case("scan", torch.from_numpy(image[None]), labels, (1.0, 1.0, 1.0), {})
+        config = parse_config({"pixel_classifier": {"steps": 5}})
+        training = SparseLabels(codes, known, labels.affine)
+        found.append(guide([case], [[training], [labels]], config, 2))
+    first, second = found
+    assert torch.equal(first[0].cases[0].image, second[0].cases[0].image)
+    assert not torch.equal(first[1].cases[0].image, second[1].cases[0].image)
+
+
+@pytest.mark.parametrize(
+    ("use", "task", "outputs", "sized", "wanted"),
+    [
+        ("auto", "semantic", 2, True, True),
+        ("auto", "semantic", 9, True, False),
+        ("auto", "semantic", 2, False, False),
+        ("auto", "regression", 1, True, False),
+        ("yes", "semantic", 9, False, True),
+        ("no", "semantic", 2, True, False),
+    ],
+)
+def test_when_there_is_a_classifier(use, task, outputs, sized, wanted):
+    config = parse_config({"task": task, "pixel_classifier": {"use": use}})
+    assert wants_classifier(config, outputs, sized=sized) is wanted
+
+
+def test_a_classifier_for_values_is_refused():
+    with pytest.raises(ConfigError, match="two classes"):
+        wants_classifier(parse_config({"task": "regression", "pixel_classifier": {"use": "yes"}}), 1, sized=True)
+
+
+def test_class_weights_are_taken_back_where_that_helps():
+    rng = np.random.default_rng(0)
+    classes = (rng.random(20_000) < 0.1).astype(np.uint8)
+    evidence = classes * 2.0 - 1 + rng.normal(0, 1.2, classes.shape)
+    honest = np.stack([np.zeros_like(evidence), 2 * evidence / 1.44 + np.log(0.1 / 0.9)])
+    weights = np.array([1.0, 9.0])
+    skewed = honest + np.log(weights)[:, None]
+    share = prior_share(skewed[None], classes, weights)
+    assert share >= 0.5
+    assert prior_share(honest[None], classes, np.ones(2)) == 0
+    assert np.allclose(offsets(weights, 1.0), [0, -np.log(9)])
