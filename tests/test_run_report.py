@@ -539,7 +539,7 @@ def test_calibration_is_passed_on(tmp_path):
     assert "](reliability.png)" in text
     found.halves = None
     text = report_run(tmp_path, plan(), [case], MEANING, [split], outcome(case, split, calibration=found)).read_text()
-    assert "labels: 0.200. At 0," in text
+    assert "labels: 0.200. At an error of 0," in text
 
 
 def test_commands_name_files_without_folders(tmp_path):
