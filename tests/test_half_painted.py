@@ -1,4 +1,4 @@
-"""What surrounds a half-painted volume: the pixel classifier's channels, previews, calibration, more slices, drawn voxels."""
+"""What surrounds a half-painted volume: class channels, previews, calibration, more slices, drawn voxels."""
 
 import json
 import os
@@ -131,6 +131,59 @@ def test_more_slices_go_on_from_the_model(folder):
     assert (folder["run"] / "model.safetensors").is_file()
 
 
+def test_a_continued_run_that_is_stopped_at_once_begins_again_from_the_model(folder):
+    more = fresh_labels(folder, "again")
+    arguments = {"labels": more, "unlabeled": UNLABELED, "iterations": 3}
+    whole = vol3d.train(resume=folder["run"], output=folder["place"] / "c_whole", **arguments)
+    part = folder["place"] / "c_part"
+    vol3d.train(resume=folder["run"], output=part, **arguments)
+    (part / "model.safetensors").unlink()
+    for kept in (part / "checkpoints").iterdir():
+        kept.unlink()
+    again = vol3d.train(resume=part)
+    assert again.bundle.weights_sha256 == whole.bundle.weights_sha256
+    assert again.bundle.temperature == whole.bundle.temperature
+
+
+def test_the_learning_rate_does_not_shrink_from_run_to_run(folder):
+    more = fresh_labels(folder, "rate")
+    arguments = {"labels": more, "unlabeled": UNLABELED, "iterations": 1}
+    first, second = folder["place"] / "r_first", folder["place"] / "r_second"
+    vol3d.train(resume=folder["run"], output=first, **arguments)
+    vol3d.train(resume=first, output=second, **arguments)
+    rates = [
+        json.loads((run / "run.json").read_text())["config"]["training"]["learning_rate"] for run in (first, second)
+    ]
+    assert rates == [0.0025, 0.0025]
+
+
+def test_slices_painted_beyond_those_declared_before_count(tmp_path, single_threaded):
+    scan, sparse, dense = write_case(tmp_path)
+    declared = {axis: [3, 13] for axis in "xyz"}
+    run = vol3d.train(scan, dense, annotated_slices=declared, config=SMALL, output=tmp_path / "run").run
+    vol3d.train(labels=sparse, resume=run, unlabeled=UNLABELED, iterations=1, output=tmp_path / "next")
+    record = json.loads((tmp_path / "next" / "run.json").read_text())
+    assert record["newly_painted"]["voxels"] > 0
+
+
+def test_another_network_does_not_go_on_from_a_model(folder):
+    with pytest.raises(ConfigError, match="another network"):
+        vol3d.train(
+            labels=folder["sparse"],
+            resume=folder["run"],
+            unlabeled=UNLABELED,
+            config=None,
+            network="fcn",
+            output=folder["place"] / "none",
+        )
+    assert not (folder["place"] / "none").exists()
+
+
+def test_yes_and_no_of_a_config_file_are_understood():
+    for text, meant in (("no", "no"), ("yes", "yes"), ("auto", "auto")):
+        assert parse_config({}, (f"pixel_classifier.use={text}",)).pixel_classifier.use == meant
+
+
 def test_going_on_with_other_classes_is_refused(folder):
     codes = io.read(folder["sparse"])
     strange = codes.array[0].copy()
@@ -146,7 +199,7 @@ def test_a_damaged_record_of_what_was_painted_is_refused(folder):
     kept = (folder["run"] / PAINTED_FILE).read_bytes()
     (folder["run"] / PAINTED_FILE).write_bytes(kept[: len(kept) // 2])
     try:
-        with pytest.raises(ModelError, match="damaged"):
+        with pytest.raises(ModelError, match="valid header"):
             vol3d.train(labels=folder["sparse"], resume=folder["run"], output=folder["place"] / "none")
     finally:
         (folder["run"] / PAINTED_FILE).write_bytes(kept)
@@ -162,7 +215,7 @@ def test_a_stopped_run_ends_as_if_it_had_not_been(tmp_path, single_threaded):
         def warn(self, text):
             pass
 
-        def progress(self, what, done, total, fields):
+        def progress(self, _what, done, _total, _fields):
             if done == 9:
                 os.kill(os.getpid(), signal.SIGINT)
 

@@ -83,7 +83,7 @@ def test_the_eigenvalues_are_those_of_the_hessian():
 
 
 def test_slabs_are_the_whole(monkeypatch):
-    image = noise((1, 70, 6, 5))
+    image = noise((1, 190, 6, 5))
     monkeypatch.setattr("vol3d.baselines.features._SLAB_BYTES", 4 * feature_count(1) * 30 * 8.0)
     slabs = list(feature_slabs(image, ISOTROPIC))
     assert len(slabs) > 5

@@ -34,6 +34,7 @@ _DTYPES = {
 _LARGEST_HEADER = 8 << 20  # bytes; the paper's network needs 10,000
 _LARGEST_FILE = 64 << 30  # bytes
 _MOST_TENSORS = 1 << 14
+_MOST_CHANNELS = 1 << 16
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -56,6 +57,8 @@ def read_model_head(path: str | Path) -> tuple[dict[str, Any], Entries]:
     for key, kind in _PARTS.items():
         if type(header.get(key)) is not kind:
             raise ModelError(f"{path} is no whole model: expected {key!r} in its header. Train it again.")
+    if not 1 <= header["in_channels"] <= _MOST_CHANNELS:
+        raise ModelError(f"{path} takes {str(header['in_channels'])[:20]} channels: no such image. Train it again.")
     if header["format"] != FORMAT:
         raise ModelError(f"{path} has format {header['format']}; this version of vol3d reads format {FORMAT}")
     temperature = header.get("temperature", 1.0)  # absent: never calibrated
@@ -63,6 +66,11 @@ def read_model_head(path: str | Path) -> tuple[dict[str, Any], Entries]:
         raise ModelError(f"{path} is no whole model: expected 'temperature' in its header as a number")
     require_temperature(temperature, str(path))
     return header, tensors
+
+
+def read_tensor_file(path: Path, key: str) -> tuple[dict[str, Any], Entries]:
+    """(our JSON under `key`, what tensors the file holds). Raises `ModelError` on any other file."""
+    return _read(path, key)
 
 
 def require_temperature(value: float, name: str) -> None:

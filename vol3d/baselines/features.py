@@ -14,7 +14,7 @@ SCALES = (0.7, 1.0, 2.0, 4.0, 8.0)  # σ in voxels of the finest spacing
 _PER_SCALE = 5
 _TRUNCATE = 3.0  # σ, where the kernels end
 _NARROWEST = 0.35  # σ in voxels along an axis, below which nothing is smoothed and no derivative taken along it
-_SLAB_BYTES = 256e6
+_SLAB_BYTES = 512e6
 Triple = tuple[int, int, int]
 
 
@@ -33,12 +33,13 @@ def feature_slabs(
     """
     whole = torch.as_tensor(image)
     channels, extent = whole.shape[0], whole.shape[1]
-    planes = max(1, int(_SLAB_BYTES / (4 * feature_count(channels, scales) * math.prod(whole.shape[2:]))))
     halo = _reach(spacing_mm, scales)
+    fitting = int(_SLAB_BYTES / (4 * feature_count(channels, scales) * math.prod(whole.shape[2:])))
+    planes = max(fitting, halo, 1)  # thinner slabs would look at the same planes again and again
     for start in range(0, extent, planes):
         stop = min(start + planes, extent)
         low, high = max(0, start - halo), min(extent, stop + halo)
-        yield start, stop, pixel_features(whole[:, low:high], spacing_mm, scales)[:, start - low : stop - low]
+        yield start, stop, _features(whole[:, low:high], spacing_mm, scales, slice(start - low, stop - low))
 
 
 def pixel_features(image: Tensor, spacing_mm: Sequence[float], scales: Sequence[float] = SCALES) -> Tensor:
@@ -49,13 +50,23 @@ def pixel_features(image: Tensor, spacing_mm: Sequence[float], scales: Sequence[
     permuted. scales: σ in voxels of the finest spacing; an axis with voxels much longer than σ is not looked along.
     Beyond the border the volume is mirrored. Source: the features of ilastik's pixel classification (Berg et al. 2019).
     """
+    return _features(image, spacing_mm, scales, slice(None))
+
+
+def _features(image: Tensor, spacing_mm: Sequence[float], scales: Sequence[float], kept: slice) -> Tensor:
+    """`pixel_features` of the planes `kept` of X, of an image with more planes around them."""
     steps = [mm / min(spacing_mm) for mm in spacing_mm]
-    found: list[Tensor] = []
+    planes = range(*kept.indices(image.shape[1]))
+    found = torch.empty((feature_count(len(image), scales), len(planes), *image.shape[2:]))
+    at = 0
     for channel in image.to(torch.float32):
-        found.append(channel)
+        found[at] = channel[kept]
+        at += 1
         for scale in scales:
-            found += _at_scale(channel, steps, scale)
-    return torch.stack(found)
+            for value in _at_scale(channel, steps, scale):
+                found[at] = value[kept]
+                at += 1
+    return found
 
 
 def _at_scale(channel: Tensor, steps: Sequence[float], scale: float) -> list[Tensor]:

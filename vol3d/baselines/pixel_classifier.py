@@ -227,9 +227,10 @@ def classify(
             own = None
             if mask is not None and fold is not None:
                 own = torch.from_numpy(np.where(mask[start:stop], fold[start:stop], -1).reshape(-1))
+            chunk = max(1, _CHUNK * MEMBERS * HIDDEN // (one.members * one.hidden))
             parts = [
-                one.answer(rows[first : first + _CHUNK], None if own is None else own[first : first + _CHUNK])
-                for first in range(0, len(rows), _CHUNK)
+                one.answer(rows[first : first + chunk], None if own is None else own[first : first + chunk])
+                for first in range(0, len(rows), chunk)
             ]
             result[:, start:stop] = torch.cat(parts).T.reshape(one.classes, stop - start, *shape[1:])
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Callable
@@ -218,7 +219,8 @@ def suggest(options: Namespace) -> int:
     write(f"wrote {result.path}" + (f", pictures {', '.join(pictures)}" if pictures else ""))
     write(f"next: paint over code {result.to_paint} in {result.path}, then")
     codes = f"--unlabeled {result.unlabeled} --unlabeled {result.to_paint}"
-    write(f"vol3d train -i {options.scan} -l {result.path} {codes}")
+    write(f"vol3d train -i {shlex.quote(options.scan)} -l {shlex.quote(str(result.path))} {codes}")
+    write("or, from the model that is there: vol3d train --resume RUN -l … in the place of -i … -l …")
     return 0
 
 

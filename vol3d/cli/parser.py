@@ -193,7 +193,9 @@ def _predict(parser: Parser) -> None:
     parser.add_argument("--probabilities", action="store_true", help="also write the class probabilities")
     parser.add_argument("--tta", action="store_true", help="average over flips of the whole volume (8 × the time)")
     parser.add_argument(
-        "--uncertainty", action="store_true", help="also write where it is unsure, over all flips (8 × the time)"
+        "--uncertainty",
+        action="store_true",
+        help="also write where it is unsure; averages over flips as --tta does (8 × the time)",
     )
     for flag, told in (
         ("--keep-drawn", "what was drawn by hand stands as drawn"),

@@ -124,13 +124,18 @@ class SamplingConfig(Section):
     )
 
 
+def _yes_or_no(value: object) -> object:
+    """YAML takes yes and no for truth values."""
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else value
+
+
 class PixelClassifierConfig(Section):
     """A quick classifier of voxels by their surroundings, whose class probabilities the network sees as channels.
 
     It also gives the first preview, and is scored beside the network.
     """
 
-    use: Literal["auto", "yes", "no"] = Field(
+    use: Annotated[Literal["auto", "yes", "no"], BeforeValidator(_yes_or_no)] = Field(
         "auto", description="auto: for networks sized for the data, of up to eight classes"
     )
     steps: Count | None = Field(None, description="of its optimisation; None: ten per iteration or second, up to 1500")

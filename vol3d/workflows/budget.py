@@ -22,7 +22,7 @@ REESTIMATION_BATCHES = 40
 _TIMED_STEPS = 5
 _VALIDATION_SHARE = 0.2  # of a time budget, at most
 _FEW = 50
-_CLOSING_SECONDS = 4.0
+_CLOSING_SECONDS = 6.0
 _FORWARD_SHARE = 0.4  # of an optimisation step's time; what a pass without gradients takes
 
 
@@ -72,7 +72,7 @@ class Budget:
             held.score(network)
             validation = time.monotonic() - begin
             network.train()
-        passes = REESTIMATION_BATCHES * _FORWARD_SHARE * step if training.batch_statistics == "reestimate" else 0.0
+        passes = 2 * REESTIMATION_BATCHES * _FORWARD_SHARE * step if training.batch_statistics == "reestimate" else 0.0
         left = training.time_budget_s - self.elapsed() - _CLOSING_SECONDS - passes
         validations = training.validations
         if validation > 0:

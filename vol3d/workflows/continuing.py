@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import zipfile
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from vol3d import io, report
 from vol3d.bundle import ModelBundle
+from vol3d.bundle_header import read_tensor_file, write_tensors
 from vol3d.config import Config, parse_config
 from vol3d.errors import ConfigError, ModelError
+from vol3d.networks import Network
 from vol3d.volume import SparseLabels
 from vol3d.workflows.case import Case
 from vol3d.workflows.device import exact
@@ -21,22 +25,47 @@ from vol3d.workflows.listener import Listener
 from vol3d.workflows.meaning import Meaning
 from vol3d.workflows.models import find_model
 from vol3d.workflows.pixel_channels import with_channels
-from vol3d.workflows.plan import Plan
+from vol3d.workflows.plan import Plan, without_files
 from vol3d.workflows.scores import Score
 from vol3d.workflows.validation import HeldOut
 
-PAINTED_FILE = "painted.npz"
+PAINTED_FILE = "painted.safetensors"
+START_FILE, PAINTED_BEFORE_FILE = "start.safetensors", "painted_before.safetensors"  # of a continued run
+_KEY = "vol3d_painted"
 SECONDS = 60.0  # how long a continued run takes where nobody says
 
 
 @dataclass(frozen=True, eq=False)
 class Earlier:
-    """A finished run to go on from. painted: bool (X, Y, Z) per scan by its hash, what was labeled then."""
+    """A finished run to go on from.
+
+    painted: bool (X, Y, Z) per scan, what was labeled then. rate: the learning rate of a fresh run. offsets: (K,), what
+    was added to the model's logits after training, see `calibration.offsets`.
+    """
 
     folder: Path
     config: Config
     model: ModelBundle
     painted: dict[str, NDArray[np.bool_]]
+    rate: float
+    offsets: tuple[float, ...]
+
+    def require_same_network(self, plan: Plan) -> None:
+        """Raise `ConfigError` where the weights do not fit what is planned."""
+        extra = 0 if self.model.classifier is None else self.model.classifier.extra_channels
+        before = (without_files(self.model.network), self.model.in_channels, extra)
+        if before != (without_files(plan.network), plan.channels, plan.extra_channels):
+            raise ConfigError(
+                f"{self.folder}: its model is a {self.model.network.kind} for {self.model.in_channels} channels and "
+                f"{extra} of a pixel classifier; what is asked for is another network. Train a new run: leave --resume "
+                "out, or the options that change the network."
+            )
+
+    def begin(self, network: nn.Module) -> None:
+        """Give `network` the model's weights, as they were when training ended."""
+        network.load_state_dict(self.model.weights)
+        if isinstance(network, Network):
+            network.shift_logits(-torch.tensor(self.offsets))
 
     def require_same_classes(self, meaning: Meaning) -> None:
         """Raise `ConfigError` where the labels hold other classes than the earlier run's."""
@@ -89,42 +118,86 @@ def tell_what_is_new(
 
 
 def read_earlier(folder: Path) -> Earlier:
-    """The finished run in `folder`. Raises `ModelError` where there is none."""
-    record = report.read_record(folder)
-    model = ModelBundle.load(find_model(folder))
-    if "config" not in record:
-        raise ModelError(f"{folder}: run.json lacks the configuration. Train again into a new folder.")
-    config = parse_config(record["config"], source=str(folder / report.RECORD))
-    return Earlier(folder, config, model, _read_painted(folder / PAINTED_FILE))
+    """The finished run in `folder`, to go on from. Raises `ModelError` where there is none."""
+    return _read(folder, find_model(folder), folder / PAINTED_FILE)
+
+
+def read_start(folder: Path) -> Earlier | None:
+    """What the run in `folder` itself began with; None where it began with nothing."""
+    if not (folder / START_FILE).is_file():
+        return None
+    return _read(folder, folder / START_FILE, folder / PAINTED_BEFORE_FILE)
+
+
+def keep_start(folder: Path, earlier: Earlier) -> None:
+    """Keep in a run's folder what it begins with, so that it can be taken up again."""
+    earlier.model.save(folder / START_FILE)
+    _write(folder / PAINTED_BEFORE_FILE, earlier.painted)
 
 
 def write_painted(folder: Path, cases: list[Case]) -> None:
     """Keep which voxels were labeled, so that a later run can tell what is new."""
-    masks = {_key(case): np.packbits(case.labels.labeled) for case in cases}
-    shapes = {f"{_key(case)}_shape": np.array(case.shape, dtype=np.int64) for case in cases}
-    with io.atomic.replace(folder / PAINTED_FILE) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **masks, **shapes)
+    keys = [_key(case) for case in cases]
+    masks = {key: case.labels.labeled for key, case in zip(keys, cases, strict=True) if keys.count(key) == 1}
+    _write(folder / PAINTED_FILE, masks)
+
+
+def _read(folder: Path, model: Path, painted: Path) -> Earlier:
+    record = report.read_record(folder)
+    if "config" not in record:
+        raise ModelError(f"{folder}: run.json lacks the configuration. Train again into a new folder.")
+    config = parse_config(record["config"], source=str(folder / report.RECORD))
+    rate = record.get("learning_rate_of_fresh_run", config.training.learning_rate)
+    share = record.get("logit_offsets")
+    bundle = ModelBundle.load(model)
+    sound = isinstance(share, list) and len(share) == len(bundle.labels)
+    return Earlier(
+        folder,
+        config,
+        bundle,
+        _read_painted(painted),
+        float(rate),
+        tuple(float(value) for value in share) if sound and share else (0.0,) * len(bundle.labels),
+    )
+
+
+def _write(path: Path, masks: dict[str, NDArray[np.bool_]]) -> None:
+    tensors = {key: torch.from_numpy(np.packbits(mask)) for key, mask in masks.items()}
+    with io.atomic.replace(path) as temporary:
+        write_tensors(temporary, tensors, _KEY, {"shapes": {key: list(mask.shape) for key, mask in masks.items()}})
 
 
 def _read_painted(path: Path) -> dict[str, NDArray[np.bool_]]:
     if not path.is_file():
         return {}
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    remedy = "Remove it: only the gain is not told then."
+    facts, entries = read_tensor_file(path, _KEY)
+    shapes = facts.get("shapes")
+    if not isinstance(shapes, dict) or shapes.keys() != entries.keys():
+        raise ModelError(f"{path} does not tell what was painted. {remedy}")
+    for key, shape in shapes.items():
+        whole = isinstance(shape, list) and len(shape) == 3 and all(type(n) is int and n > 0 for n in shape)
+        if not whole or entries[key] != ("torch.uint8", (-(-math.prod(shape) // 8),)):
+            raise ModelError(f"{path} is damaged: {str(shape)[:60]} is no grid of {entries[key]}. {remedy}")
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
-            keys = [name for name in kept.files if not name.endswith("_shape")]
-            return {key: _unpacked(kept[key], kept[f"{key}_shape"]) for key in keys}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise ModelError(
-            f"{path} is damaged ({str(error)[:100]}). Remove it: only the gain is not told then."
-        ) from error
-
-
-def _unpacked(bits: NDArray[Any], shape: NDArray[Any]) -> NDArray[np.bool_]:
-    size = tuple(int(n) for n in shape)
-    if bits.dtype != np.uint8 or len(size) != 3 or min(size) < 1 or len(bits) != -(-int(np.prod(size)) // 8):
-        raise ValueError(f"{len(bits)} bytes for a mask of {size}")
-    return np.unpackbits(bits, count=int(np.prod(size))).reshape(size).astype(bool)
+        bits = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} is damaged ({' '.join(str(error).split())[:100]}). {remedy}") from error
+    return {
+        key: np.unpackbits(bits[key].numpy(), count=math.prod(shape)).reshape(shape).astype(bool)
+        for key, shape in shapes.items()
+    }
 
 
 def _key(case: Case) -> str:
-    return str(case.scan["sha256"]["image"])[:32]
+    """A scan by its content, and the dataset of a file that holds several."""
+    _, dataset = io.split_name(case.name)
+    return f"{str(case.scan['sha256']['image'])[:32]}-{_plain(dataset)}"
+
+
+def _plain(dataset: str | None) -> str:
+    """A dataset's name without characters that mean something elsewhere."""
+    return "".join(letter if letter.isalnum() else "_" for letter in dataset or "")

@@ -24,15 +24,21 @@ TITLES: dict[Table, str] = {
 
 @dataclass(frozen=True)
 class Arm:
-    """Trainings that differ only in fold, volume or seed, and what they scored. name: what they have in common.
+    """Trainings that differ only in fold, volume or seed, and what they scored.
 
-    planned: how many there will be.
+    part: their set of slices, empty where there is none. network: in words. planned: how many there will be.
     """
 
     table: Table
-    name: str
+    part: str
+    network: str
     rows: tuple[ExperimentRow, ...]
     planned: int
+
+    @property
+    def name(self) -> str:
+        """What the trainings have in common."""
+        return f"{self.part}, {self.network}" if self.part else self.network
 
     def iou(self, code: int) -> tuple[float, float]:
         """Mean and standard deviation of a class's IoU."""
@@ -46,13 +52,12 @@ class Arm:
 def arms(planned: Sequence[PlannedRow], rows: Sequence[ExperimentRow]) -> list[Arm]:
     """The rows grouped by what is compared, in the planned order; groups without any row are left out."""
     found = {row.key: row for row in rows}
-    groups: dict[tuple[Table, str], list[str]] = {}
+    groups: dict[tuple[Table, str, str], list[str]] = {}
     for row in planned:
-        name = f"{row.part}, {row.variant.name}" if row.table == "slices" else row.variant.name
-        groups.setdefault((row.table, name), []).append(row.key)
+        part = row.part if row.table == "slices" else ""
+        groups.setdefault((row.table, part, row.variant.name), []).append(row.key)
     made = [
-        Arm(table, name, tuple(found[key] for key in keys if key in found), len(keys))
-        for (table, name), keys in groups.items()
+        Arm(*common, tuple(found[key] for key in keys if key in found), len(keys)) for common, keys in groups.items()
     ]
     return [arm for arm in made if arm.rows]
 
@@ -75,11 +80,20 @@ def summary_json(found: Sequence[Arm], table: LabelTable) -> list[dict[str, Any]
 
 
 def table_cells(found: Sequence[Arm], table: LabelTable) -> list[list[str]]:
-    """A heading, then a line per arm."""
-    head = ["network", "trainings", "labeled", "iterations", *table.names, "mean IoU", "without background"]
+    """A heading, then a line per arm; a network that all of them have in common is left out."""
+    one = len({arm.network for arm in found}) == 1
+    head = [
+        "labels" if one and found[0].part else "network",
+        "rows",
+        "labeled",
+        "iterations",
+        *table.names,
+        "mean IoU",
+        "without background",
+    ]
     lines = [
         [
-            arm.name,
+            arm.part if one and arm.part else arm.name,
             str(len(arm.rows)) if len(arm.rows) == arm.planned else f"{len(arm.rows)} of {arm.planned}",
             percent(arm.of("labeled_share")[0]),
             f"{arm.of('iterations')[0]:.0f}",

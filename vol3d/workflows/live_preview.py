@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from vol3d import inference, io
+from vol3d.errors import Vol3dError
 from vol3d.volume import LabelTable, Slab
+from vol3d.workflows.listener import Listener
 from vol3d.workflows.tiling import tile_plans
 
 if TYPE_CHECKING:
@@ -29,7 +31,8 @@ class LivePreview:
     Takes a twentieth of the time since `began` (time.monotonic) at most: one that would take more is left out.
     """
 
-    def __init__(self, folder: Path, case: Case, table: LabelTable, plan: Plan, began: float) -> None:
+    def __init__(self, folder: Path, case: Case, table: LabelTable, plan: Plan, began: float, tell: Listener) -> None:
+        self._tell = tell
         self.path = folder / PREVIEW_FILE
         self._case, self._table, self._plan = case, table, plan
         self._began, self._spent = began, 0.0
@@ -64,4 +67,7 @@ class LivePreview:
             raise AssertionError("a case that was loaded knows the way back to its scan")
         codes = self._table.decode(self._case.undo.labels(slabs, len(self._table)))
         names = {c.code: c.name for c in self._table.classes}
-        io.write_labels(str(self.path), codes, self._case.frame, names=names, overwrite=True)
+        try:
+            io.write_labels(str(self.path), codes, self._case.frame, names=names, overwrite=True)
+        except Vol3dError as error:
+            self._tell.warn(f"no preview: {error}")  # training goes on without

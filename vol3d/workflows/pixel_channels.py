@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -30,14 +31,10 @@ _MOST_CLASSES = 8  # each costs a channel
 
 @dataclass(frozen=True, eq=False)
 class Guided:
-    """Cases whose images have further channels, the classifier these come from, and what it says of the first case.
-
-    first: probabilities, float32 (K, X, Y, Z).
-    """
+    """Cases whose images have further channels, and the classifier these come from."""
 
     cases: list[Case]
     classifier: PixelClassifier
-    first: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,9 +49,8 @@ class PixelChannels:
         own = next((one for one in self.cases if one.labels is case.labels), None)
         if own is None:
             return None
-        others = (own.image[-own.extra_channels :] + 2) / 4
-        every = torch.cat([1 - others.sum(0, keepdim=True), others])
-        return every.argmax(0).to(torch.uint8).numpy()
+        classes = own.extra_channels + 1
+        return probabilities(own).argmax(0).numpy().astype(np.min_scalar_type(classes - 1))
 
 
 def wants_classifier(config: Config, outputs: int, *, sized: bool) -> bool:
@@ -88,14 +84,18 @@ def guide(cases: list[Case], known: Sequence[list[SparseLabels]], config: Config
         for labels in known
     ]
     found: list[list[Case]] = [[] for _ in known]
-    first: list[Tensor] = []
     for number, case in enumerate(cases):
         masks = [labels[number].labeled for labels in known]
         answers = classify(classifiers, case.image, case.spacing_mm, masks)
-        first = first or answers
         for several, answer in zip(found, answers, strict=True):
             several.append(_joined(case, answer))
-    return [Guided(several, one, answer) for several, one, answer in zip(found, classifiers, first, strict=True)]
+    return [Guided(several, one) for several, one in zip(found, classifiers, strict=True)]
+
+
+def probabilities(case: Case) -> Tensor:
+    """What the pixel classifier says of a case with its channels, float32 (K, X, Y, Z)."""
+    others = (case.image[-case.extra_channels :] + 2) / 4
+    return torch.cat([1 - others.sum(0, keepdim=True), others])
 
 
 def prepare(volume: Volume, bundle: ModelBundle) -> PreparedImage:
@@ -105,7 +105,10 @@ def prepare(volume: Volume, bundle: ModelBundle) -> PreparedImage:
         return prepared
     image = torch.from_numpy(prepared.array)
     [answer] = classify([bundle.classifier], image, prepared.spacing_mm, [None])
-    return replace(prepared, array=torch.cat([image, class_channels(answer)]).numpy())
+    array = torch.empty((bundle.network_channels, *image.shape[1:]))
+    array[: len(image)] = image
+    torch.mul(answer[1:], 4, out=array[len(image) :]).sub_(2)
+    return replace(prepared, array=array.numpy())
 
 
 def with_channels(case: Case, classifier: PixelClassifier | None) -> Case:

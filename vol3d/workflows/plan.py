@@ -24,6 +24,11 @@ _COARSE = 2.0  # how much longer voxels must be along one axis than along the ot
 __all__ = ["Grid", "Plan", "make_plan", "small_network", "small_patch"]
 
 
+def without_files(network: AnyNetworkConfig) -> AnyNetworkConfig:
+    """The network as a model describes it: no names of files, whose contents are in its weights by then."""
+    return network.model_copy(update={"encoder_weights": None}) if hasattr(network, "encoder_weights") else network
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a run will do. config: without open values.

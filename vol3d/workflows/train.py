@@ -12,7 +12,7 @@ from vol3d.errors import ConfigError
 from vol3d.transforms import Preprocessing
 from vol3d.workflows.budget import Budget
 from vol3d.workflows.cases import TrainingFiles, gather, load
-from vol3d.workflows.continuing import SECONDS, Earlier, read_earlier
+from vol3d.workflows.continuing import SECONDS, Earlier, read_earlier, read_start
 from vol3d.workflows.demo import demo_config
 from vol3d.workflows.device import pick_device
 from vol3d.workflows.gaps import with_border_weights
@@ -66,6 +66,7 @@ def train(  # noqa: PLR0913  the verb that everything hangs on
         settled = _with_files(settled, files)
     elif resume is not None:
         run = resume_run(Path(resume))
+        earlier = read_start(Path(resume))
         settled = run.config
         files = TrainingFiles(settled.data.images, settled.data.labels, settled.data.weights)
     else:
@@ -83,15 +84,18 @@ def train(  # noqa: PLR0913  the verb that everything hangs on
         earlier.require_same_classes(meaning)
     grids = [Grid(case.shape, case.spacing_mm, case.scan["order"]) for case in cases]
     plan = make_plan(settled, grids, cases[0].image.shape[0], meaning.table.names, device)
+    if earlier is not None:
+        earlier.require_same_network(plan)
     cases = [with_border_weights(case, meaning, settled.loss, plan.planes) for case in cases]
     if dry_run:
         return plan
     tell.note(meaning.said)
+    run_before = run
     if run is None:
         run = open_run(output, plan.config, cases, overwrite=overwrite, leads=leads())
     else:
         run.require_same_data(data_hashes(cases))
-    resuming = resume is not None and earlier is None
+    resuming = run_before is not None
     return TrainingRun(plan, cases, meaning, preprocessing, run, tell, Budget(plan, started), earlier).go(resuming)
 
 
@@ -102,10 +106,14 @@ def _go_on(earlier: Earlier, options: Options, overrides: Sequence[str]) -> Conf
     if not {"iterations", "time_budget_s"} & training.keys():
         training["time_budget_s"] = SECONDS
     if "learning_rate" not in training:
-        training["learning_rate"] = _GENTLER * config.training.learning_rate
+        training["learning_rate"] = _GENTLER * earlier.rate
+    labels = config.labels
+    if not options.get("labels", {}).get("annotated_slices"):  # newly painted slices are none of those declared before
+        labels = labels.model_copy(update={"annotated_slices": None})
     use = "no" if earlier.model.classifier is None else "yes"
-    given = {**options, "training": training, "pixel_classifier": {"use": use}}
-    return settle(config, given, overrides)
+    classifier = config.pixel_classifier.model_copy(update={"use": use, "steps": None})
+    config = config.model_copy(update={"labels": labels, "pixel_classifier": classifier})
+    return settle(config, {**options, "training": training}, overrides)
 
 
 def _settle(

@@ -12,12 +12,13 @@ import torch
 from numpy.typing import NDArray
 
 from vol3d import io, report
+from vol3d.baselines.pixel_classifier import PixelClassifier
 from vol3d.bundle import ModelBundle
-from vol3d.config import AnyNetworkConfig
 from vol3d.networks import Network, build, load_encoder_weights, parameter_count, reestimate
 from vol3d.training import (
     FitResult,
     FitSettings,
+    PatchSource,
     Stage,
     TrainingState,
     fit,
@@ -31,7 +32,7 @@ from vol3d.workflows.baselines import BaselineScore, score_baseline, score_inter
 from vol3d.workflows.budget import REESTIMATION_BATCHES, Budget, Length
 from vol3d.workflows.calibration import Calibration, offsets
 from vol3d.workflows.case import Case
-from vol3d.workflows.continuing import Earlier, tell_what_is_new, write_painted
+from vol3d.workflows.continuing import Earlier, keep_start, tell_what_is_new, write_painted
 from vol3d.workflows.device import exact
 from vol3d.workflows.listener import Listener
 from vol3d.workflows.live_preview import LivePreview
@@ -39,8 +40,8 @@ from vol3d.workflows.meaning import Meaning
 from vol3d.workflows.models import MODEL_FILE
 from vol3d.workflows.objective import make_loss, weights_of_classes
 from vol3d.workflows.patches import PatchCutter, patch_dataset
-from vol3d.workflows.pixel_channels import Guided, PixelChannels, guide
-from vol3d.workflows.plan import Plan
+from vol3d.workflows.pixel_channels import Guided, PixelChannels, guide, probabilities
+from vol3d.workflows.plan import Plan, without_files
 from vol3d.workflows.preview import training_preview
 from vol3d.workflows.processes import agree, open_fabric
 from vol3d.workflows.run import Interrupt, Run, RunOutput, provenance
@@ -49,6 +50,8 @@ from vol3d.workflows.scores import Score
 from vol3d.workflows.splits import split_cases
 from vol3d.workflows.training_range import training_range
 from vol3d.workflows.validation import HeldOut
+
+_SEEN_BEFORE = "the model that this run began with had learned from those painted before"
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ class TrainingRun:
         self.classifier_score: BaselineScore | None = None
         if self.guided:
             self.classifier_score = score_baseline(PixelChannels(seen), cases, self.splits, meaning)
-        self.preview = LivePreview(run.folder, self.shown[0], self.table, plan, budget.started)
+        self.preview = LivePreview(run.folder, self.shown[0], self.table, plan, budget.started, tell)
 
     def _guide(self, first: list[SparseLabels], everything: list[SparseLabels], *, refit: bool) -> list[Guided]:
         """The cases with a pixel classifier's channels: made of the labels that train now, then of all of them.
@@ -140,7 +143,7 @@ class TrainingRun:
             self.held.scores = self.run.scores_until(state.iteration, self.held)
             self.tell.note(f"resuming {self.run.folder} after iteration {state.iteration}")
         if state is None and self.earlier is not None:
-            network.load_state_dict(self.earlier.model.weights)
+            self.earlier.begin(network)
             self.run.record |= tell_what_is_new(self.earlier, self.cases, self.meaning, self.plan, self.tell)
         elif state is None:
             self._take_encoder(network)
@@ -151,6 +154,7 @@ class TrainingRun:
         iterations = length.iterations
         stages = self._stages(length)
         self.run.start(self.plan, length, self.meaning, self.splits, leads=self.fabric.is_global_zero)
+        self._keep_start()
         self._first_preview(state)
         self.tell.note(f"{iterations} iterations on {self.plan.device.name}; run folder {self.run.folder}")
         out = RunOutput(self.run, iterations, self.held, self.tell, state) if self.fabric.is_global_zero else None
@@ -172,9 +176,20 @@ class TrainingRun:
             return TrainResult(self.run.folder, None, None, None, result.stopped, result.state.iteration)
         return self._finish(network, result, stages)
 
+    def _keep_start(self) -> None:
+        """What a continued run needs to be taken up again, and what the next one needs to know of this one."""
+        fresh = self.plan.config.training.learning_rate if self.earlier is None else self.earlier.rate
+        self.run.record["learning_rate_of_fresh_run"] = fresh
+        if self.earlier is not None:
+            self.run.record["logit_offsets"] = list(self.earlier.offsets)
+        if self.fabric.is_global_zero:
+            report.write_record(self.run.folder, self.run.record)
+            if self.earlier is not None:
+                keep_start(self.run.folder, self.earlier)
+
     def _first_preview(self, state: TrainingState | None) -> None:
         if self.guided and state is None and self.spec.kind == "semantic" and self.fabric.is_global_zero:
-            self.preview.show(self.guided[-1].first)
+            self.preview.show(probabilities(self.shown[0]))
             self.run.record["first_preview_seconds"] = round(self.budget.elapsed(), 1)
             self.tell.note(f"first preview after {self.budget.elapsed():.0f} s: {self.preview.path}")
 
@@ -197,13 +212,27 @@ class TrainingRun:
         if "calibration" in self.run.record:
             self.calibration = Calibration.from_json(self.run.record["calibration"])
 
-    def _shift(self, network: torch.nn.Module) -> bool:
-        """Take back the share of the class weights that the calibration found best; False where that cannot be."""
+    def _offsets(self) -> list[float]:
+        """What to add to the logits after training: the share of the class weights that the calibration found best.
+
+        A continued run has no labels that its network has never seen, and does as the run before it did.
+        """
+        if self.earlier is not None:
+            return list(self.earlier.offsets)
         share = 0.0 if self.calibration is None else self.calibration.prior_share
-        return share == 0 or (
-            isinstance(network, Network)
-            and network.shift_logits(torch.from_numpy(offsets(self._class_weights(), share)))
-        )
+        found: list[float] = offsets(self._class_weights(), share).tolist() if share else [0.0] * len(self.table)
+        return found
+
+    def _temperature(self) -> float:
+        if self.earlier is not None:
+            return self.earlier.model.temperature
+        return 1.0 if self.calibration is None else self.calibration.stored
+
+    def _shift(self, network: torch.nn.Module) -> None:
+        """Add the offsets to the logits of `network`."""
+        found = self._offsets()
+        if any(found) and not (isinstance(network, Network) and network.shift_logits(torch.tensor(found))):
+            raise AssertionError("class weights are taken back from networks alone that can do it")
 
     def _class_weights(self) -> NDArray[np.float64]:
         found: NDArray[np.float64] = weights_of_classes(self.plan.config.loss, self.table, self.known).double().numpy()
@@ -213,21 +242,32 @@ class TrainingRun:
         """With the best weights, before held-out labels are learned from: how sure may the network be?"""
         if self.spec.kind == "regression":
             return
-        if self.spec.kind == "semantic":
+        if self.plan.config.training.batch_statistics == "reestimate":
+            network.to(self.plan.device.name)
+            reestimate(network, self._images(self.patches, REESTIMATION_BATCHES))
+        if self.spec.kind == "semantic" and self.earlier is None:
             can = isinstance(network, Network) and network.shift_logits(torch.zeros(len(self.table)))
             self.calibration = self.held.calibrate(network, self._class_weights() if can else None)
             self._shift(network)
             self.run.record["calibration"] = self.calibration.to_json()
             self.tell.note(self.calibration.said)
-        self.answers = self.held.answers(network)
-        self.stage_score = self.held.score_of(self.answers)
+        elif self.earlier is not None:
+            self._shift(network)
+        self.stage_score = self._measure(network)
         self.run.record["before_refit"] = vars(self.stage_score)
+
+    def _measure(self, network: torch.nn.Module) -> Score:
+        """The score on held-out labels; what was answered there is kept for the report."""
+        if self.spec.kind == "regression":
+            return self.held.score(network)
+        self.answers = self.held.answers(network)
+        return self.held.score_of(self.answers)
 
     def _finish(self, network: torch.nn.Module, result: FitResult, stages: list[Stage]) -> TrainResult:
         network.load_state_dict(result.weights)
         network.to(self.plan.device.name)
         if self.plan.config.training.batch_statistics == "reestimate":
-            reestimate(network, self._images(stages[-1], result.state.iteration))
+            reestimate(network, self._images(stages[-1].dataset, result.state.iteration))
         self._shift(network)
         bundle = ModelBundle(
             network=without_files(self.plan.network),
@@ -240,17 +280,17 @@ class TrainingRun:
             | {"channel": self.plan.config.data.channel, "patch": list(self.plan.patch)},
             provenance=provenance(self.cases, result.state.iteration) | self._encoder_hash(),
             task=self.spec,
-            temperature=1.0 if self.calibration is None else self.calibration.stored,
-            classifier=self.guided[-1].classifier if self.guided else None,
+            temperature=self._temperature(),
+            classifier=self._classifier(stages),
         )
         write_painted(self.run.folder, self.cases)
+        self.run.record["logit_offsets"] = self._offsets()
         model = self.run.folder / MODEL_FILE
         bundle.save(model)
         score = self.stage_score or max(self.held.scores, key=lambda found: found.value, default=None)
         refitted = len(stages) > 1
         if self.held and stages[-1].dataset is self.patches:
-            score = self.held.score(network.eval())
-            self.answers = self.held.answers(network)
+            score = self._measure(network.eval())
         if refitted or not self.held:
             self._refresh_preview(bundle.build(self.plan.device.name), None if score is None else score.value)
         before = self._earlier_score(score)
@@ -265,6 +305,7 @@ class TrainingRun:
         self._report(network, score, before, result.state.iteration, refitted=refitted)
         if score is not None:
             when = ", before they joined the training" if refitted else ""
+            when = when if self.earlier is None else f" ({_SEEN_BEFORE})"
             self.tell.note(f"held-out labels{when}: {score.said}")
         return TrainResult(self.run.folder, model, bundle, score, False, result.state.iteration)
 
@@ -328,15 +369,20 @@ class TrainingRun:
         key = "encoder_weights_sha256"
         return {key: self.run.record[key]} if key in self.run.record else {}
 
-    def _images(self, stage: Stage, iterations: int) -> Iterator[torch.Tensor]:
+    def _images(self, dataset: PatchSource, iterations: int) -> Iterator[torch.Tensor]:
         """Inputs for the statistics of BatchNorm: the first samples of what the last stage learned from."""
         count = min(REESTIMATION_BATCHES, max(1, iterations))
         size = self.plan.batch_size
         device = self.plan.device.name
         return (
-            torch.stack([stage.dataset[i]["image"] for i in range(b * size, (b + 1) * size)]).to(device)
-            for b in range(count)
+            torch.stack([dataset[i]["image"] for i in range(b * size, (b + 1) * size)]).to(device) for b in range(count)
         )
+
+    def _classifier(self, stages: list[Stage]) -> PixelClassifier | None:
+        """The pixel classifier whose channels the network has seen last."""
+        if not self.guided:
+            return None
+        return self.guided[0 if stages[-1].dataset is self.patches else -1].classifier
 
     def _report(
         self, network: torch.nn.Module, score: Score | None, before: Score | None, iterations: int, *, refitted: bool
@@ -361,6 +407,7 @@ class TrainingRun:
                 baselines=[one for one in found if one is not None],
                 earlier=before,
                 calibration=self.calibration,
+                warnings=[] if self.earlier is None else [f"Scores on held-out labels are too high: {_SEEN_BEFORE}."],
             ),
         )
         self.tell.note(f"report: {path}")
@@ -377,8 +424,3 @@ def _marks(stages: list[Stage]) -> list[tuple[int, str]]:
 def default_ema(iterations: int) -> float:
     """Decay of the averaged weights: they remember about the last twentieth of the run."""
     return max(0.0, min(0.999, 1 - 20 / max(iterations, 1)))
-
-
-def without_files(network: AnyNetworkConfig) -> AnyNetworkConfig:
-    """The network as a model describes it: no names of files, whose contents are in its weights by then."""
-    return network.model_copy(update={"encoder_weights": None}) if hasattr(network, "encoder_weights") else network
