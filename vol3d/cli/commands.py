@@ -184,6 +184,7 @@ def suggest(options: Namespace) -> int:
     """`vol3d suggest`."""
     from vol3d.config import DataConfig, LabelsConfig
     from vol3d.workflows.labels import parse_annotated_slices
+    from vol3d.workflows.models import find_model
     from vol3d.workflows.settings import parse_memory
     from vol3d.workflows.suggest import SuggestOptions, suggest
 
@@ -219,8 +220,10 @@ def suggest(options: Namespace) -> int:
     write(f"wrote {result.path}" + (f", pictures {', '.join(pictures)}" if pictures else ""))
     write(f"next: paint over code {result.to_paint} in {result.path}, then")
     codes = f"--unlabeled {result.unlabeled} --unlabeled {result.to_paint}"
-    write(f"vol3d train -i {shlex.quote(options.scan)} -l {shlex.quote(str(result.path))} {codes}")
-    write("or, from the model that is there: vol3d train --resume RUN -l … in the place of -i … -l …")
+    run, labels = find_model(options.model).parent, shlex.quote(str(result.path))
+    if (run / "run.json").is_file():
+        write(f"vol3d train --resume {shlex.quote(str(run))} -l {labels} {codes}    (a minute, from this model)")
+    write(f"vol3d train -i {shlex.quote(options.scan)} -l {labels} {codes}    (a new model)")
     return 0
 
 
