@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vol3d import inference, io
@@ -28,11 +30,13 @@ _SECONDS_PER_VOXEL = 1e-6  # until one was made
 class LivePreview:
     """Segments one whole scan now and then, on the scan's own grid. case: as the network sees it.
 
-    Takes a twentieth of the time since `began` (time.monotonic) at most: one that would take more is left out.
+    indices: what was shown last, class indices (X, Y, Z) on the prepared grid. Takes a twentieth of the time since
+    `began` (time.monotonic) at most: one that would take more is left out.
     """
 
     def __init__(self, folder: Path, case: Case, table: LabelTable, plan: Plan, began: float, tell: Listener) -> None:
         self._tell = tell
+        self.indices: NDArray[Any] | None = None
         self.path = folder / PREVIEW_FILE
         self._case, self._table, self._plan = case, table, plan
         self._began, self._spent = began, 0.0
@@ -62,10 +66,17 @@ class LivePreview:
         self._spent += self._expected
         return True
 
+    def _kept(self, slabs: Iterable[Slab]) -> Iterator[Slab]:
+        """The slabs, whose classes are kept in `indices` as they pass."""
+        self.indices = np.zeros(self._case.shape, dtype=np.min_scalar_type(len(self._table) - 1))
+        for slab in slabs:
+            self.indices[slab.start : slab.stop] = slab.values.argmax(axis=0)
+            yield slab
+
     def _write(self, slabs: Iterable[Slab]) -> None:
         if self._case.undo is None or self._case.frame is None:
             raise AssertionError("a case that was loaded knows the way back to its scan")
-        codes = self._table.decode(self._case.undo.labels(slabs, len(self._table)))
+        codes = self._table.decode(self._case.undo.labels(self._kept(slabs), len(self._table)))
         names = {c.code: c.name for c in self._table.classes}
         try:
             io.write_labels(str(self.path), codes, self._case.frame, names=names, overwrite=True)

@@ -24,18 +24,42 @@ _PAINTED = 0.5
 _BINS = 8
 
 
-def training_preview(path: Path, bundle: ModelBundle, case: Case, device: Device, settings: InferenceConfig) -> None:
-    """Predict three planes near the middle of `case` that nobody painted, and draw them, in closest RAS.
+def training_preview(
+    path: Path,
+    bundle: ModelBundle,
+    case: Case,
+    device: Device,
+    settings: InferenceConfig,
+    indices: NDArray[Any] | None = None,
+) -> None:
+    """Draw three planes near the middle of `case` that nobody painted, in closest RAS.
 
-    Where objects are learned, insides and borders are shown; values are shown as ranges.
+    indices: what the model predicts, class indices (X, Y, Z); None: only these planes are predicted, now. Where objects
+    are learned, insides and borders are shown; values are shown as ranges.
     """
-    network = bundle.build(device.name)
     middle = _middle(case)
+    known, table = _known(case, bundle)
+    predicted = _predicted(bundle, case, device, settings, middle, known.dtype) if indices is None else indices
+    painted = np.where(case.labels.labeled, known, -1)
+    layers = [("scan", None), ("painted", painted), ("prediction", predicted)]
+    image = case.image[: len(case.image) - case.extra_channels]
+    preview_png(path, image.numpy(), case.labels.affine, layers, table, through=middle)
+
+
+def _predicted(
+    bundle: ModelBundle,
+    case: Case,
+    device: Device,
+    settings: InferenceConfig,
+    middle: tuple[int, int, int],
+    dtype: np.dtype[Any],
+) -> NDArray[Any]:
+    """What the model answers in three planes, as indices (X, Y, Z); 0 elsewhere."""
+    network = bundle.build(device.name)
     needed = np.zeros(case.shape, dtype=bool)
     for axis, index in enumerate(middle):
         needed[(slice(None),) * axis + (index,)] = True
-    known, table = _known(case, bundle)
-    predicted = np.zeros(case.shape, dtype=known.dtype)
+    predicted = np.zeros(case.shape, dtype=dtype)
     slabs = inference.predict_axes(
         network,
         case.image,
@@ -48,9 +72,7 @@ def training_preview(path: Path, bundle: ModelBundle, case: Case, device: Device
     for slab in slabs:
         answer = slab.values.argmax(axis=0) if case.target is None else _ranges(slab.values[0], case)
         predicted[slab.start : slab.stop] = answer
-    painted = np.where(case.labels.labeled, known, -1)
-    layers = [("scan", None), ("painted", painted), ("prediction", predicted)]
-    preview_png(path, case.image.numpy(), case.labels.affine, layers, table, through=middle)
+    return predicted
 
 
 def _known(case: Case, bundle: ModelBundle) -> tuple[NDArray[np.int32], LabelTable]:

@@ -199,11 +199,10 @@ class TrainingRun:
             self._refresh_preview(network, value)
         return value
 
-    def _refresh_preview(self, network: torch.nn.Module, value: float | None) -> None:
-        """Replace the preview by what the network says, unless the pixel classifier still does better."""
+    def _refresh_preview(self, network: torch.nn.Module, value: float | None) -> bool:
+        """Replace the preview by what the network says, unless that takes long, or is no better."""
         better = value is None or self.classifier_score is None or value >= self.classifier_score.score.value
-        if self.spec.kind == "semantic" and better:
-            self.preview.refresh(network)
+        return self.spec.kind == "semantic" and better and self.preview.refresh(network)
 
     def _read_stage_end(self) -> None:
         """Take up what was measured at the end of the stage that validated, if the run got so far."""
@@ -291,8 +290,9 @@ class TrainingRun:
         refitted = len(stages) > 1
         if self.held and stages[-1].dataset is self.patches:
             score = self._measure(network.eval())
+        shown = False
         if refitted or not self.held:
-            self._refresh_preview(bundle.build(self.plan.device.name), None if score is None else score.value)
+            shown = self._refresh_preview(bundle.build(self.plan.device.name), None if score is None else score.value)
         before = self._earlier_score(score)
         self.run.finish(score, result.state.iteration, self.budget.elapsed())
         report.curves_png(
@@ -301,7 +301,7 @@ class TrainingRun:
             score_name=f"held-out {self.held.quantity}",
             marks=_marks(stages),
         )
-        self._preview(bundle)
+        self._preview(bundle, self.preview.indices if shown else None)
         self._report(network, score, before, result.state.iteration, refitted=refitted)
         if score is not None:
             when = ", before they joined the training" if refitted else ""
@@ -412,9 +412,9 @@ class TrainingRun:
         )
         self.tell.note(f"report: {path}")
 
-    def _preview(self, bundle: ModelBundle) -> None:
+    def _preview(self, bundle: ModelBundle, indices: NDArray[Any] | None) -> None:
         path = self.run.folder / "preview.png"
-        training_preview(path, bundle, self.shown[0], exact(self.plan.device), self.plan.config.inference)
+        training_preview(path, bundle, self.shown[0], exact(self.plan.device), self.plan.config.inference, indices)
 
 
 def _marks(stages: list[Stage]) -> list[tuple[int, str]]:
