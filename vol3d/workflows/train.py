@@ -100,13 +100,14 @@ def train(  # noqa: PLR0913  the verb that everything hangs on
 
 
 def _go_on(earlier: Earlier, options: Options, overrides: Sequence[str]) -> Config:
-    """The earlier run's configuration; for a minute, unless something else is asked for."""
+    """The earlier run's configuration; for a minute and with nothing held out, unless something else is asked for."""
     config = earlier.config
     training = {key: value for key, value in options.get("training", {}).items() if value is not None}
     if not {"iterations", "time_budget_s"} & training.keys():
         training["time_budget_s"] = SECONDS
     if "learning_rate" not in training:
         training["learning_rate"] = _GENTLER * earlier.rate
+    training.setdefault("hold_out_every", 0)  # the weights have learned from most labels: they can judge nothing
     labels = config.labels
     if not options.get("labels", {}).get("annotated_slices"):  # newly painted slices are none of those declared before
         labels = labels.model_copy(update={"annotated_slices": None})
