@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from vol3d import io, report
 from vol3d.baselines.pixel_classifier import PixelClassifier
 from vol3d.bundle import ModelBundle
-from vol3d.networks import Network, build, load_encoder_weights, parameter_count, reestimate
+from vol3d.networks import build, load_encoder_weights, parameter_count, reestimate
 from vol3d.training import (
     FitResult,
     FitSettings,
@@ -30,7 +29,6 @@ from vol3d.transforms import Preprocessing
 from vol3d.volume import SparseLabels
 from vol3d.workflows.baselines import BaselineScore, score_baseline, score_interpolation
 from vol3d.workflows.budget import REESTIMATION_BATCHES, Budget, Length
-from vol3d.workflows.calibration import Calibration, offsets
 from vol3d.workflows.case import Case
 from vol3d.workflows.continuing import Earlier, keep_start, tell_what_is_new, write_painted
 from vol3d.workflows.device import exact
@@ -38,7 +36,7 @@ from vol3d.workflows.listener import Listener
 from vol3d.workflows.live_preview import LivePreview
 from vol3d.workflows.meaning import Meaning
 from vol3d.workflows.models import MODEL_FILE
-from vol3d.workflows.objective import make_loss, weights_of_classes
+from vol3d.workflows.objective import make_loss
 from vol3d.workflows.patches import PatchCutter, patch_dataset
 from vol3d.workflows.pixel_channels import Guided, PixelChannels, guide, probabilities
 from vol3d.workflows.plan import Plan, without_files
@@ -48,6 +46,7 @@ from vol3d.workflows.run import Interrupt, Run, RunOutput, provenance
 from vol3d.workflows.run_report import Outcome, report_run
 from vol3d.workflows.scores import Score
 from vol3d.workflows.splits import split_cases
+from vol3d.workflows.stage_end import StageEnd
 from vol3d.workflows.training_range import training_range
 from vol3d.workflows.validation import HeldOut
 
@@ -111,9 +110,7 @@ class TrainingRun:
         self.known = everything if training.refit else first
         self.all_patches = patch_dataset(self.shown, everything, cut, training.seed)
         self.patches = patch_dataset(seen, first, cut, training.seed)
-        self.calibration: Calibration | None = None
-        self.stage_score: Score | None = None
-        self.answers: list[NDArray[Any] | None] = [None for _ in cases]
+        self.end = StageEnd(self.held, meaning, plan.config.loss, self.known, earlier, tell)
         self.classifier_score: BaselineScore | None = None
         if self.guided:
             self.classifier_score = score_baseline(PixelChannels(seen), cases, self.splits, meaning)
@@ -139,7 +136,7 @@ class TrainingRun:
             self.tell.note(f"resuming {self.run.folder} from the beginning: it was stopped before its first checkpoint")
         elif resuming:
             state = load_checkpoint(self.run.checkpoints)
-            self._read_stage_end()
+            self.end.read(self.run.record)
             self.held.scores = self.run.scores_until(state.iteration, self.held)
             self.tell.note(f"resuming {self.run.folder} after iteration {state.iteration}")
         if state is None and self.earlier is not None:
@@ -204,70 +201,19 @@ class TrainingRun:
         better = value is None or self.classifier_score is None or value >= self.classifier_score.score.value
         return self.spec.kind == "semantic" and better and self.preview.refresh(network)
 
-    def _read_stage_end(self) -> None:
-        """Take up what was measured at the end of the stage that validated, if the run got so far."""
-        if "before_refit" in self.run.record:
-            self.stage_score = self.held.read(self.run.record["before_refit"])
-        if "calibration" in self.run.record:
-            self.calibration = Calibration.from_json(self.run.record["calibration"])
-
-    def _offsets(self) -> list[float]:
-        """What to add to the logits after training: the share of the class weights that the calibration found best.
-
-        A continued run has no labels that its network has never seen, and does as the run before it did.
-        """
-        if self.earlier is not None:
-            return list(self.earlier.offsets)
-        share = 0.0 if self.calibration is None else self.calibration.prior_share
-        found: list[float] = offsets(self._class_weights(), share).tolist() if share else [0.0] * len(self.table)
-        return found
-
-    def _temperature(self) -> float:
-        if self.earlier is not None:
-            return self.earlier.model.temperature
-        return 1.0 if self.calibration is None else self.calibration.stored
-
-    def _shift(self, network: torch.nn.Module) -> None:
-        """Add the offsets to the logits of `network`."""
-        found = self._offsets()
-        if any(found) and not (isinstance(network, Network) and network.shift_logits(torch.tensor(found))):
-            raise AssertionError("class weights are taken back from networks alone that can do it")
-
-    def _class_weights(self) -> NDArray[np.float64]:
-        found: NDArray[np.float64] = weights_of_classes(self.plan.config.loss, self.table, self.known).double().numpy()
-        return found
-
     def _validated_stage(self, network: torch.nn.Module) -> None:
-        """With the best weights, before held-out labels are learned from: how sure may the network be?"""
-        if self.spec.kind == "regression":
-            return
+        """With the best weights, before held-out labels are learned from."""
         if self.plan.config.training.batch_statistics == "reestimate":
             network.to(self.plan.device.name)
             reestimate(network, self._images(self.patches, REESTIMATION_BATCHES))
-        if self.spec.kind == "semantic" and self.earlier is None:
-            can = isinstance(network, Network) and network.shift_logits(torch.zeros(len(self.table)))
-            self.calibration = self.held.calibrate(network, self._class_weights() if can else None)
-            self._shift(network)
-            self.run.record["calibration"] = self.calibration.to_json()
-            self.tell.note(self.calibration.said)
-        elif self.earlier is not None:
-            self._shift(network)
-        self.stage_score = self._measure(network)
-        self.run.record["before_refit"] = vars(self.stage_score)
-
-    def _measure(self, network: torch.nn.Module) -> Score:
-        """The score on held-out labels; what was answered there is kept for the report."""
-        if self.spec.kind == "regression":
-            return self.held.score(network)
-        self.answers = self.held.answers(network)
-        return self.held.score_of(self.answers)
+        self.run.record |= self.end.measure(network)
 
     def _finish(self, network: torch.nn.Module, result: FitResult, stages: list[Stage]) -> TrainResult:
         network.load_state_dict(result.weights)
         network.to(self.plan.device.name)
         if self.plan.config.training.batch_statistics == "reestimate":
             reestimate(network, self._images(stages[-1].dataset, result.state.iteration))
-        self._shift(network)
+        self.end.shift(network)
         bundle = ModelBundle(
             network=without_files(self.plan.network),
             in_channels=self.plan.channels,
@@ -279,17 +225,17 @@ class TrainingRun:
             | {"channel": self.plan.config.data.channel, "patch": list(self.plan.patch)},
             provenance=provenance(self.cases, result.state.iteration) | self._encoder_hash(),
             task=self.spec,
-            temperature=self._temperature(),
+            temperature=self.end.temperature,
             classifier=self._classifier(stages),
         )
         write_painted(self.run.folder, self.cases)
-        self.run.record["logit_offsets"] = self._offsets()
+        self.run.record["logit_offsets"] = self.end.offsets
         model = self.run.folder / MODEL_FILE
         bundle.save(model)
-        score = self.stage_score or max(self.held.scores, key=lambda found: found.value, default=None)
+        score = self.end.score or max(self.held.scores, key=lambda found: found.value, default=None)
         refitted = len(stages) > 1
         if self.held and stages[-1].dataset is self.patches:
-            score = self._measure(network.eval())
+            score = self.end.judge(network.eval())
         shown = False
         if refitted or not self.held:
             shown = self._refresh_preview(bundle.build(self.plan.device.name), None if score is None else score.value)
@@ -388,8 +334,10 @@ class TrainingRun:
         self, network: torch.nn.Module, score: Score | None, before: Score | None, iterations: int, *, refitted: bool
     ) -> None:
         """Write `report.md` and what it shows."""
-        if self.calibration is not None:
-            report.reliability_png(self.run.folder / "reliability.png", self.calibration.before, self.calibration.after)
+        if self.end.calibration is not None:
+            report.reliability_png(
+                self.run.folder / "reliability.png", self.end.calibration.before, self.end.calibration.after
+            )
         found = [score_interpolation(self.cases, self.splits, self.meaning), self.classifier_score]
         path = report_run(
             self.run.folder,
@@ -399,14 +347,14 @@ class TrainingRun:
             self.splits,
             Outcome(
                 score,
-                self.answers,
+                self.end.answers,
                 parameter_count(network),
                 iterations,
                 self.budget.elapsed(),
                 refitted=refitted,
                 baselines=[one for one in found if one is not None],
                 earlier=before,
-                calibration=self.calibration,
+                calibration=calibration,
                 warnings=[] if self.earlier is None else [f"Scores on held-out labels are too high: {_SEEN_BEFORE}."],
             ),
         )

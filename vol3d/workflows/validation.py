@@ -94,9 +94,13 @@ class HeldOut:
                 counts += Contingency.from_labels(answer, labels.classes, labels.labeled, len(self._table))
         return HeldOutScore.from_counts(counts, self._table)
 
+    def no_answers(self) -> list[NDArray[Any] | None]:
+        """None for every case."""
+        return [None] * self._count
+
     def answers(self, network: Any) -> list[NDArray[Any] | None]:  # noqa: ANN401  as above
         """What `network` predicts around held-out labels: class indices (X, Y, Z) per case, or None."""
-        found: list[NDArray[Any] | None] = [None] * self._count
+        found = self.no_answers()
         with current_statistics(network) if self._current else nullcontext():
             for number, (case, labels) in zip(self._numbers, self._pairs, strict=True):
                 answer = np.zeros(case.shape, dtype=np.uint8 if len(self._table) <= 256 else np.uint16)

@@ -1,0 +1,100 @@
+"""What is measured when the stage that validates has ended, and what the model takes from it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vol3d.config import LossConfig
+from vol3d.networks import Network
+from vol3d.volume import SparseLabels
+from vol3d.workflows.calibration import Calibration, offsets
+from vol3d.workflows.continuing import Earlier
+from vol3d.workflows.listener import Listener
+from vol3d.workflows.meaning import Meaning
+from vol3d.workflows.objective import weights_of_classes
+from vol3d.workflows.scores import Score
+from vol3d.workflows.validation import HeldOut
+
+
+class StageEnd:
+    """The best weights on held-out labels, before these are learned from: how good, and how sure may they be?
+
+    known: what is learned from in the end, whose class weights the loss has. earlier: what the run began with.
+    score: None until there is one. answers: what the network predicted where it got that score, class indices
+    (X, Y, Z) per case, None where nothing is held out. calibration: of classes, and of fresh runs alone: the network
+    of a continued one has seen most labels before.
+    """
+
+    def __init__(
+        self,
+        held: HeldOut,
+        meaning: Meaning,
+        loss: LossConfig,
+        known: list[SparseLabels],
+        earlier: Earlier | None,
+        tell: Listener,
+    ) -> None:
+        self._held, self._kind, self._table = held, meaning.spec.kind, meaning.table
+        self._loss, self._known, self._earlier, self._tell = loss, known, earlier, tell
+        self.calibration: Calibration | None = None
+        self.score: Score | None = None
+        self.answers: list[NDArray[Any] | None] = held.no_answers()
+
+    def measure(self, network: torch.nn.Module) -> dict[str, Any]:
+        """Judge a network, which is shifted as the model will be; returns what the run's record keeps of it."""
+        kept: dict[str, Any] = {}
+        if self._kind == "semantic" and self._earlier is None:
+            can = isinstance(network, Network) and network.shift_logits(torch.zeros(len(self._table)))
+            self.calibration = self._held.calibrate(network, self._class_weights() if can else None)
+            kept["calibration"] = self.calibration.to_json()
+            self._tell.note(self.calibration.said)
+        self.shift(network)
+        self.score = self.judge(network)
+        return {**kept, "before_refit": vars(self.score)}
+
+    def read(self, record: dict[str, Any]) -> None:
+        """Take up what `measure` gave, if the run got so far."""
+        if "before_refit" in record:
+            self.score = self._held.read(record["before_refit"])
+        if "calibration" in record:
+            self.calibration = Calibration.from_json(record["calibration"])
+
+    def judge(self, network: torch.nn.Module) -> Score:
+        """The score on held-out labels; what was answered there is kept."""
+        if self._kind == "regression":
+            return self._held.score(network)
+        self.answers = self._held.answers(network)
+        return self._held.score_of(self.answers)
+
+    @property
+    def temperature(self) -> float:
+        """That of the model."""
+        if self._earlier is not None:
+            return self._earlier.model.temperature
+        return 1.0 if self.calibration is None else self.calibration.stored
+
+    @property
+    def offsets(self) -> list[float]:
+        """What to add to the logits after training: the share of the class weights that the calibration found best.
+
+        A continued run has no labels that its network has never seen, and does as the run before it did.
+        """
+        if self._earlier is not None:
+            return list(self._earlier.offsets)
+        share = 0.0 if self.calibration is None else self.calibration.prior_share
+        found: list[float] = offsets(self._class_weights(), share).tolist() if share else [0.0] * len(self._table)
+        return found
+
+    def shift(self, network: torch.nn.Module) -> None:
+        """Add the offsets to the logits of `network`."""
+        found = self.offsets
+        if any(found) and not (isinstance(network, Network) and network.shift_logits(torch.tensor(found))):
+            raise AssertionError("class weights are taken back from networks alone that can do it")
+
+    def _class_weights(self) -> NDArray[np.float64]:
+        found: NDArray[np.float64] = weights_of_classes(self._loss, self._table, self._known).double().numpy()
+        return found
