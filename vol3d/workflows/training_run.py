@@ -334,10 +334,9 @@ class TrainingRun:
         self, network: torch.nn.Module, score: Score | None, before: Score | None, iterations: int, *, refitted: bool
     ) -> None:
         """Write `report.md` and what it shows."""
-        if self.end.calibration is not None:
-            report.reliability_png(
-                self.run.folder / "reliability.png", self.end.calibration.before, self.end.calibration.after
-            )
+        calibration = self.end.calibration
+        if calibration is not None:
+            report.reliability_png(self.run.folder / "reliability.png", calibration.before, calibration.after)
         found = [score_interpolation(self.cases, self.splits, self.meaning), self.classifier_score]
         path = report_run(
             self.run.folder,
