@@ -139,7 +139,7 @@ class PixelClassifierConfig(Section):
         "auto", description="auto: for networks sized for the data, of up to eight classes"
     )
     steps: Count | None = Field(None, description="of its optimisation; None: ten per iteration or second, up to 1500")
-    blank_probability: Fraction = Field(0.3, description="how often a patch does without it")
+    blank_probability: Fraction = Field(0.5, description="how often a patch does without it")
 
 
 class LossConfig(Section):
