@@ -483,7 +483,8 @@ def test_where_no_background_was_annotated_nothing_can_hide_in_it() -> None:
     a = codes_of(0) % 4
     b = np.where(codes_of(1) % 3 == 0, 255, codes_of(1) % 3).astype(np.uint8)
     files, _ = files_of(a, b)
-    load(files, Config(labels=LabelsConfig(unlabeled=(255,))), Preprocessing(), Quiet())
+    cases, _ = load(files, Config(labels=LabelsConfig(unlabeled=(255,))), Preprocessing(), Quiet())  # warns of nothing
+    assert [case.labels.partial for case in cases] == [None, None]
 
 
 def test_a_file_of_sets_alone_is_left_out_aloud() -> None:

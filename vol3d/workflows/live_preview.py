@@ -1,4 +1,4 @@
-"""`preview.nii.gz` in the run folder: a first segmentation within a minute, better ones as training goes on."""
+"""`preview.nii.gz` in the run folder: a first segmentation soon after the start, better ones as training goes on."""
 
 from __future__ import annotations
 
