@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from vol3d import inference, io
 from vol3d.bundle import ModelBundle
-from vol3d.config import DataConfig, InferenceConfig
-from vol3d.errors import ConfigError, ModelError, ResourceError
+from vol3d.config import InferenceConfig
+from vol3d.errors import ConfigError, ResourceError
 from vol3d.report import preview_png
 from vol3d.transforms import PreparedImage
 from vol3d.volume import LabelTable, Slab, Volume
@@ -25,7 +25,8 @@ from vol3d.workflows.models import find_model
 from vol3d.workflows.outcomes import Outcome, outcome
 from vol3d.workflows.outputs import PredictOptions, require_room, target_of
 from vol3d.workflows.pixel_channels import prepare
-from vol3d.workflows.sources import Source, Spacing, image_volume
+from vol3d.workflows.scan import read_scan
+from vol3d.workflows.sources import Source, Spacing
 from vol3d.workflows.tiling import tile_plans, trained_patch
 from vol3d.workflows.uncertainty import UncertainPass, require_probabilities, write_uncertainty
 
@@ -77,8 +78,7 @@ def predict(
     _require_possible(bundle, choice)
     if choice.prune is not None:
         bundle = bundle.pruned(choice.prune)
-    volume = image_volume(scan, _data(scan, choice.data, bundle, tell), spacing_mm)
-    _require_channels(volume, bundle)
+    volume = read_scan(scan, choice.data, bundle, spacing_mm, tell)
     drawn = _drawn(scan, model, volume, bundle, choice, spacing_mm)
     warnings = tuple(unlike_training(volume, bundle.training_range))
     device = exact(pick_device(choice.device))
@@ -266,29 +266,3 @@ def _bundle(model: str | Path | ModelBundle | None, tell: Listener) -> ModelBund
     if model is None:
         tell.note(f"model: {path} (the newest run; choose another with -m)")
     return ModelBundle.load(path)
-
-
-def _data(scan: Source, data: DataConfig, bundle: ModelBundle, tell: Listener) -> DataConfig:
-    """How to read the scan: of several channels the one that the model learned from, unless another was chosen."""
-    learned = bundle.training_range.get("channel")
-    if data.channel is not None or learned is None:
-        return data
-    if isinstance(scan, (str, Path)):
-        several = io.info(str(scan)).get("channels", 1) > 1
-    else:
-        array = scan.array if isinstance(scan, Volume) else scan
-        several = array.ndim == 4 and len(array) > 1
-    if not several:
-        return data
-    tell.note(f"channel {learned}, as in training (choose another with --channel)")
-    return data.model_copy(update={"channel": learned})
-
-
-def _require_channels(volume: Volume, bundle: ModelBundle) -> None:
-    if volume.channels == bundle.in_channels:
-        return
-    remedy = " Select one with --channel 0." if bundle.in_channels == 1 else " Give the scan the model was trained for."
-    raise ModelError(
-        f"{volume.name} has {volume.channels} channel{'s'[: volume.channels > 1]}; the model expects "
-        f"{bundle.in_channels}.{remedy}"
-    )

@@ -26,7 +26,8 @@ from vol3d.workflows.device import exact, pick_device
 from vol3d.workflows.listener import Listener, Quiet
 from vol3d.workflows.models import find_model
 from vol3d.workflows.pixel_channels import prepare
-from vol3d.workflows.sources import Source, Spacing, image_volume
+from vol3d.workflows.scan import read_scan
+from vol3d.workflows.sources import Source, Spacing
 from vol3d.workflows.to_paint import find_painted
 from vol3d.workflows.uncertainty import EVERY_FLIP, labels_and_uncertainty
 
@@ -131,8 +132,7 @@ def suggest(
     target = _target(scan, output)
     if target is not None:
         _require_room(target, choice)
-    volume = image_volume(scan, _data(scan, choice.data, bundle), spacing_mm)
-    _require_channels(volume, bundle)
+    volume = read_scan(scan, choice.data, bundle, spacing_mm, tell)
     painted = find_painted(scan, volume, bundle, run, labels, choice.meaning, choice.data, spacing_mm)
     tell.note(painted.said)
     prepared = prepare(volume, bundle)
@@ -223,27 +223,6 @@ def _opened(model: str | Path | ModelBundle | None, tell: Listener) -> tuple[Mod
     if bundle.task.kind == "regression":
         raise ConfigError("this model predicts values, whose uncertainty it does not know; suggest needs classes")
     return bundle, run
-
-
-def _data(scan: Source, data: DataConfig, bundle: ModelBundle) -> DataConfig:
-    """How to read the scan: of several channels the one that the model learned from, unless another was chosen."""
-    learned = bundle.training_range.get("channel")
-    if data.channel is not None or learned is None:
-        return data
-    if isinstance(scan, (str, Path)):
-        several = io.info(str(scan)).get("channels", 1) > 1
-    else:
-        array = scan.array if isinstance(scan, Volume) else scan
-        several = array.ndim == 4 and len(array) > 1
-    return data.model_copy(update={"channel": learned}) if several else data
-
-
-def _require_channels(volume: Volume, bundle: ModelBundle) -> None:
-    if volume.channels != bundle.in_channels:
-        remedy = "Select one with --channel 0." if bundle.in_channels == 1 else "Give the scan it was trained for."
-        raise ModelError(
-            f"{volume.name} has {volume.channels} channels; the model expects {bundle.in_channels}. {remedy}"
-        )
 
 
 def _target(scan: Source, output: str | Path | None) -> str | None:
