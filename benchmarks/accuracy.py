@@ -32,7 +32,6 @@ METHODS = ("vol3d", "random forest", "MONAI script")
 PARTS = {
     "default": [],
     "no pixel classifier": ["pixel_classifier.use=no"],
-    "classifier always shown": ["pixel_classifier.blank_probability=0"],
     "no averaged weights": ["training.ema_decay=0"],
     "no flips": ["augment.flip_probability=0"],
     "no rotation, scaling, deformation": ["augment.spatial_probability=0"],

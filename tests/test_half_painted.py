@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from dataclasses import replace
 
 import nibabel
 import numpy as np
@@ -12,12 +13,13 @@ from workflow_parts import UNLABELED, balls, painted, write_case
 
 import vol3d
 from vol3d import io
+from vol3d.baselines.pixel_classifier import Painted, fit_pixel_classifier, labeled_features
 from vol3d.bundle import ModelBundle
 from vol3d.cli.main import main
 from vol3d.config import parse_config
 from vol3d.errors import ConfigError, ModelError
 from vol3d.volume import Affine, SparseLabels
-from vol3d.workflows.calibration import offsets, prior_share
+from vol3d.workflows.calibration import combination, offsets
 from vol3d.workflows.case import Case
 from vol3d.workflows.continuing import PAINTED_FILE
 from vol3d.workflows.live_preview import PREVIEW_FILE
@@ -57,9 +59,10 @@ def test_a_run_leaves_a_model_with_its_classifier_a_preview_a_report_and_a_calib
     run = folder["run"]
     bundle = ModelBundle.load(run / "model.safetensors")
     assert bundle.in_channels == 1
-    assert bundle.network_channels == 2
-    assert bundle.classifier is not None
     record = json.loads((run / "run.json").read_text())
+    assert bundle.pool_weight == record["calibration"]["pool_weight"]
+    assert (bundle.classifier is not None) == (bundle.pool_weight > 0)
+    assert bundle.network_channels == (3 if bundle.pool_weight else 1)
     assert record["calibration"]["prior_share"] in {0, 0.25, 0.5, 0.75, 1}
     assert record["first_preview_seconds"] > 0
     text = (run / "report.md").read_text()
@@ -85,9 +88,6 @@ def test_a_saved_model_predicts_what_the_fresh_one_does(folder):
     once = vol3d.predict(scan, bundle, probabilities=True)
     again = vol3d.predict(scan, ModelBundle.load(bundle.save(folder["place"] / "copy.safetensors")), probabilities=True)
     assert np.array_equal(once.probabilities, again.probabilities)
-    prepared = prepare(scan, bundle)
-    assert prepared.array.shape == (2, *scan.shape)
-    assert np.abs(prepared.array[1]).max() <= 2
 
 
 def test_flags_of_predict_write_what_they_say(folder, capsys):
@@ -250,6 +250,7 @@ def test_the_classifier_of_the_first_stage_knows_nothing_of_held_out_labels(sing
         ("auto", "semantic", 9, True, False),
         ("auto", "semantic", 2, False, False),
         ("auto", "regression", 1, True, False),
+        ("auto", "instances", 3, True, False),
         ("yes", "semantic", 9, False, True),
         ("no", "semantic", 2, True, False),
     ],
@@ -260,7 +261,7 @@ def test_when_there_is_a_classifier(use, task, outputs, sized, wanted):
 
 
 def test_a_classifier_for_values_is_refused():
-    with pytest.raises(ConfigError, match="two classes"):
+    with pytest.raises(ConfigError, match="task semantic"):
         wants_classifier(parse_config({"task": "regression", "pixel_classifier": {"use": "yes"}}), 1, sized=True)
 
 
@@ -271,7 +272,48 @@ def test_class_weights_are_taken_back_where_that_helps():
     honest = np.stack([np.zeros_like(evidence), 2 * evidence / 1.44 + np.log(0.1 / 0.9)])
     weights = np.array([1.0, 9.0])
     skewed = honest + np.log(weights)[:, None]
-    share = prior_share(skewed[None], classes, weights)
+    weight, share = combination(skewed[None], None, classes, weights)
+    assert weight == 0
     assert share >= 0.5
-    assert prior_share(honest[None], classes, np.ones(2)) == 0
+    assert combination(honest[None], None, classes, np.ones(2)) == (0, 0)
     assert np.allclose(offsets(weights, 1.0), [0, -np.log(9)])
+
+
+@pytest.mark.parametrize(("network", "classifier"), [(1.0, 1.0), (0.5, 4.0), (4.0, 0.5)])
+def test_what_held_out_labels_choose_is_no_worse_than_either_source(network, classifier):
+    rng = np.random.default_rng(0)
+    classes = (rng.random(20_000) < 0.3).astype(np.uint8)
+    signal = classes * 2.0 - 1
+    sources = [
+        np.stack([-e / s**2, e / s**2]) for s in (network, classifier) for e in [signal + rng.normal(0, s, 20_000)]
+    ]
+    weight, _ = combination(sources[0][None], sources[1], classes, None)
+
+    def iou(logits):
+        found = logits.argmax(0)
+        return (found & classes).sum() / (found | classes).sum()
+
+    pooled = iou((1 - weight) * sources[0] + weight * sources[1])
+    assert pooled >= max(iou(one) for one in sources)
+    noise = 10 * rng.normal(size=sources[1].shape)
+    assert combination(sources[0][None], noise, classes, None) == (0, 0)
+
+
+def test_a_model_with_a_classifier_predicts_the_pool_of_both(folder):
+    bundle = ModelBundle.load(folder["run"] / "model.safetensors")
+    alone = replace(bundle, classifier=None, pool_weight=0.0, temperature=1.0)
+    scan = io.read(folder["scan"])
+    image, labels = torch.from_numpy(prepare(scan, alone).array), io.read(folder["dense"])
+    known = SparseLabels(np.flip(labels.array[0], (0, 1)).copy(), np.ones(scan.shape, bool), labels.affine)
+    scan_in_ras = Painted(image, known, (1.0, 1.0, 1.0))
+    classifier = fit_pixel_classifier(labeled_features([scan_in_ras], 2), 1, 2, steps=30)
+    found = {}
+    for weight in (0.3, 1.0):
+        pooled = replace(alone, classifier=classifier, pool_weight=weight)
+        path = pooled.save(folder["place"] / "pooled.safetensors")
+        found[weight] = vol3d.predict(scan, ModelBundle.load(path), probabilities=True).probabilities
+    own = vol3d.predict(scan, alone, probabilities=True).probabilities
+    logs = 0.7 * np.log(own) + 0.3 * np.log(found[1.0])
+    wanted = np.exp(logs) / np.exp(logs).sum(0)
+    assert np.abs(found[0.3] - wanted).max() < 1e-3
+    assert np.abs(found[1.0] - own).max() > 0.05

@@ -46,9 +46,9 @@ class ModelBundle:
     network: its specification; in_channels: of the image; weights: name → CPU tensor. preprocessing: what was done to
     the images, JSON. labels: the network's outputs in their order. statistics: which ones BatchNorm uses at test time.
     training_range: spacing, orientation and intensities seen in training, JSON. provenance: hashes and versions, JSON;
-    never paths. task: what becomes of the outputs. classifier: whose class probabilities the network sees as further
-    channels, or None. temperature: what logits are divided by before the softmax, so that
-    probabilities are as often right as they say; 1 where nothing was calibrated.
+    never paths. task: what becomes of the outputs. temperature: what logits are divided by before the softmax, so that
+    probabilities are as often right as they say; 1 where nothing was calibrated. classifier: a pixel classifier whose
+    answer counts beside the network's, or None; pool_weight: how much, see `LogPool`.
     Raises `ModelError` where the parts do not fit each other.
     """
 
@@ -63,6 +63,7 @@ class ModelBundle:
     task: TaskSpec = field(default_factory=TaskSpec)
     temperature: float = 1.0
     classifier: PixelClassifier | None = None
+    pool_weight: float = 0.0
 
     def __post_init__(self) -> None:
         name = "this model"
@@ -77,11 +78,12 @@ class ModelBundle:
             raise ModelError("network.encoder_weights of a model must be empty: its weights are in the model itself")
         _require_task(self.task, self.network, len(self.labels), name)
         require_temperature(self.temperature, name)
+        _require_pool_weight(self.pool_weight, self.classifier, name)
 
     @property
     def network_channels(self) -> int:
-        """How many channels the network sees: the image's, and those of the pixel classifier."""
-        return self.in_channels + _extra_channels(self.classifier)
+        """How many channels `build` takes: the image's, and a logarithm for every class of the pixel classifier."""
+        return self.in_channels + (0 if self.classifier is None else self.classifier.classes)
 
     def tensors(self) -> dict[str, Tensor]:
         """All weights by the names they have in the file: the network's, then the pixel classifier's."""
@@ -116,6 +118,7 @@ class ModelBundle:
             "task": self.task.to_json(),
             "temperature": float(self.temperature),
             "pixel_classifier": None if self.classifier is None else self.classifier.to_json(),
+            "pool_weight": float(self.pool_weight),
             "weights_sha256": self.weights_sha256,
         }
 
@@ -147,7 +150,7 @@ class ModelBundle:
             raise ModelError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}.") from error
         _require_finite(weights, str(path))
         parts = ("preprocessing", "statistics", "training_range", "provenance")
-        kept = {part: header[part] for part in parts} | {"temperature": float(header.get("temperature", 1.0))}
+        kept = {part: header[part] for part in parts} | _numbers(header, path)
         own = {key: weights.pop(key) for key in [key for key in weights if key.startswith(_CLASSIFIER)]}
         if classifier is not None:
             classifier.to_empty(device="cpu").load_state_dict(
@@ -171,14 +174,18 @@ class ModelBundle:
         return dataclasses.replace(self, network=network, weights=weights, temperature=1.0)
 
     def build(self, device: torch.device | str = "cpu") -> nn.Module:
-        """The network on `device`, with these weights, in evaluation mode."""
-        from vol3d.networks import build, use_current_statistics
+        """The network on `device`, with these weights, in evaluation mode; pooled with the pixel classifier, if any.
 
-        network = build(self.network, self.network_channels, len(self.labels))
+        It takes `network_channels` channels: those that `workflows.pixel_channels.prepare` gives.
+        """
+        from vol3d.networks import LogPool, build, use_current_statistics
+
+        network = build(self.network, self.in_channels, len(self.labels))
         network.load_state_dict(self.weights)
         if self.statistics == "current":
             use_current_statistics(network)
-        return network.to(device).eval()
+        whole = network if self.classifier is None else LogPool(network, self.pool_weight)
+        return whole.to(device).eval()
 
 
 def _network(header: Mapping[str, Any], path: str | Path) -> AnyNetworkConfig:
@@ -246,8 +253,21 @@ def _classifier(header: Mapping[str, Any], channels: int, classes: int, path: st
         return PixelClassifier.from_json(described, channels, classes, str(path))
 
 
-def _extra_channels(classifier: PixelClassifier | None) -> int:
-    return 0 if classifier is None else classifier.extra_channels
+def _numbers(header: Mapping[str, Any], path: str | Path) -> dict[str, float]:
+    """Temperature and weight of the pixel classifier, where a header has them."""
+    weight = header.get("pool_weight", 0.0)
+    if type(weight) not in (int, float):
+        raise ModelError(f"{path} is no whole model: expected 'pool_weight' in its header, a number. Train again.")
+    return {"temperature": float(header.get("temperature", 1.0)), "pool_weight": float(weight)}
+
+
+def _require_pool_weight(weight: float, classifier: PixelClassifier | None, name: str) -> None:
+    if classifier is None and weight:
+        raise ModelError(
+            f"{name}: expected pool_weight 0 without a pixel classifier, found {weight:g}. Train it again."
+        )
+    if classifier is not None and not 0 < weight <= 1:
+        raise ModelError(f"{name}: expected pool_weight above 0 and up to 1, found {weight:g}. Train it again.")
 
 
 def _expected(config: AnyNetworkConfig, in_channels: int, classes: int, classifier: PixelClassifier | None) -> Entries:
@@ -259,7 +279,7 @@ def _expected(config: AnyNetworkConfig, in_channels: int, classes: int, classifi
         state = classifier.state_dict()
         own = {f"{_CLASSIFIER}{name}": (str(value.dtype), tuple(value.shape)) for name, value in state.items()}
     try:
-        return expected_tensors(config, in_channels + _extra_channels(classifier), classes) | own
+        return expected_tensors(config, in_channels, classes) | own
     except (RuntimeError, ValueError, OverflowError, TypeError) as error:
         raise ModelError(f"the network of the model cannot be built: {_one_line(error)}") from error
 

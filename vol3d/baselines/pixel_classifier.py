@@ -17,13 +17,13 @@ from vol3d.baselines.features import SCALES, feature_count, feature_slabs
 from vol3d.errors import LabelError, ModelError
 from vol3d.volume import SparseLabels
 
-MEMBERS = 5
+MEMBERS = 3
 HIDDEN = 64
-_BLOCK = 16  # voxels: edge of the blocks that members leave out
 _MOST_VOXELS = 300_000  # that are learned from
+_LEAST_PROBABILITY = 1e-4  # what is said to be impossible is only very unlikely
 _CHUNK = 65_536
-_BATCH = 2048
-_LEARNING_RATE = 3e-3
+_BATCH = 1024
+_LEARNING_RATE = 2e-2
 _DECAY_POWER = 0.9
 _WEIGHT_DECAY = 1e-2
 _LARGEST = 1024  # members, hidden units of a model that is read
@@ -35,14 +35,12 @@ class LabeledFeatures:
     """Features of labeled voxels, to learn from.
 
     rows: float32 (N, F). classes: int64 (N,). weight: float32 (N,), confidence × kept voxels' stand-in for those that
-    were left out. fold: (N,), which member leaves a voxel out. scan, place: (N,), the voxel's scan and its index in
-    that scan's memory.
+    were left out. scan, place: (N,), the voxel's scan and its index in that scan's memory.
     """
 
     rows: Tensor
     classes: NDArray[np.int64]
     weight: NDArray[np.float64]
-    fold: NDArray[np.int64]
     scan: NDArray[np.int64]
     place: NDArray[np.int64]
 
@@ -56,7 +54,6 @@ class LabeledFeatures:
             self.rows[torch.from_numpy(kept)],
             self.classes[kept],
             self.weight[kept],
-            self.fold[kept],
             self.scan[kept],
             self.place[kept],
         )
@@ -72,10 +69,9 @@ class Painted:
 
 
 class PixelClassifier(nn.Module):
-    """Several perceptrons with two hidden layers side by side, each of which has left out some blocks of the labels.
+    """Several perceptrons with two hidden layers side by side, whose probabilities are averaged.
 
-    channels: of the image. classes: K. scales: see `pixel_features`. A member's answer where it has left the labels out
-    tells how well the classifier does where nobody painted.
+    channels: of the image. classes: K. scales: see `pixel_features`.
     """
 
     mean: Tensor
@@ -99,11 +95,6 @@ class PixelClassifier(nn.Module):
         sizes = (features, hidden, hidden, classes)
         self.weights = nn.ParameterList(nn.Parameter(torch.zeros(members, a, b)) for a, b in itertools.pairwise(sizes))
         self.biases = nn.ParameterList(nn.Parameter(torch.zeros(members, 1, b)) for b in sizes[1:])
-
-    @property
-    def extra_channels(self) -> int:
-        """How many channels `class_channels` gives a network: all classes but the first."""
-        return self.classes - 1
 
     def to_json(self) -> dict[str, Any]:
         """What it is, without its weights; plain JSON values."""
@@ -130,18 +121,9 @@ class PixelClassifier(nn.Module):
         return torch.baddbmm(self.biases[-1], maps, self.weights[-1])
 
     @torch.no_grad()
-    def answer(self, rows: Tensor, own: Tensor | None = None) -> Tensor:
-        """Class probabilities, float32 (N, K): the mean of the members. rows: features (N, F).
-
-        own: int64 (N,), the member that alone speaks for a voxel, −1 for all of them.
-        """
-        every = torch.softmax(self(rows.to(self.mean.device)), dim=-1).cpu()
-        mean = every.mean(0)
-        if own is None:
-            return mean
-        alone = torch.nonzero(own >= 0)[:, 0]
-        mean[alone] = every[own[alone], alone]
-        return mean
+    def answer(self, rows: Tensor) -> Tensor:
+        """Class probabilities, float32 (N, K): the mean of the members. rows: features (N, F)."""
+        return torch.softmax(self(rows.to(self.mean.device)), dim=-1).mean(0).cpu()
 
 
 def labeled_features(scans: Sequence[Painted], classes: int, *, seed: int = 0) -> LabeledFeatures:
@@ -159,23 +141,22 @@ def labeled_features(scans: Sequence[Painted], classes: int, *, seed: int = 0) -
     for number, scan in enumerate(scans):
         shape = scan.labels.shape
         chosen = scan.labels.labeled & (rng.random(shape) < chance[scan.labels.classes])
-        folds = _folds(shape, MEMBERS)
         confidence = np.broadcast_to(np.float32(1) if scan.labels.weight is None else scan.labels.weight, shape)
         places = np.arange(chosen.size).reshape(shape)
         for start, stop, features in feature_slabs(scan.image, scan.spacing_mm):
             here = chosen[start:stop]
             if here.any():
                 values.append(features[:, torch.from_numpy(here)].T)
-                maps = (scan.labels.classes, confidence, folds, places)
-                codes, trust, fold, place = (array[start:stop][here] for array in maps)
-                parts.append((codes.astype(np.int64), trust, fold, np.full(len(codes), number), place))
-    found, trusted, fold_of, scan_of, place_of = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+                maps = (scan.labels.classes, confidence, places)
+                codes, trust, place = (array[start:stop][here] for array in maps)
+                parts.append((codes.astype(np.int64), trust, np.full(len(codes), number), place))
+    found, trusted, scan_of, place_of = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     stands_for = np.divide(1, chance, out=np.zeros(classes), where=chance > 0)
-    return LabeledFeatures(torch.cat(values), found, trusted * stands_for[found], fold_of, scan_of, place_of)
+    return LabeledFeatures(torch.cat(values), found, trusted * stands_for[found], scan_of, place_of)
 
 
 def fit_pixel_classifier(
-    known: LabeledFeatures, channels: int, classes: int, *, steps: int = 1500, seed: int = 0
+    known: LabeledFeatures, channels: int, classes: int, *, steps: int = 700, seed: int = 0
 ) -> PixelClassifier:
     """Learn from labeled voxels of images with `channels`; a function of the arguments.
 
@@ -188,13 +169,11 @@ def fit_pixel_classifier(
     for parameter in network.weights:
         nn.init.normal_(parameter, std=math.sqrt(2 / parameter.shape[1]), generator=generator)
     truth, weight = torch.from_numpy(known.classes), torch.from_numpy(_balanced(known, classes))
-    seen = [torch.from_numpy(np.flatnonzero(known.fold != member)) for member in range(network.members)]
-    seen = [own if len(own) else torch.arange(len(truth)) for own in seen]
     optimizer = torch.optim.AdamW(network.parameters(), lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = _LEARNING_RATE * (1 - step / steps) ** _DECAY_POWER
-        drawn = torch.stack([own[torch.randint(len(own), (_BATCH,), generator=generator)] for own in seen])
+        drawn = torch.randint(len(truth), (network.members, _BATCH), generator=generator)
         logits = network(known.rows[drawn]).flatten(0, 1)
         losses = nn.functional.cross_entropy(logits, truth[drawn].flatten(), reduction="none")
         loss = (losses * weight[drawn].flatten()).mean() * network.members
@@ -204,41 +183,22 @@ def fit_pixel_classifier(
     return network.eval().requires_grad_(False)
 
 
-def classify(
-    classifiers: Sequence[PixelClassifier],
-    image: Tensor,
-    spacing_mm: Sequence[float],
-    labeled: Sequence[NDArray[np.bool_] | None],
-) -> list[Tensor]:
-    """Class probabilities of every classifier, float32 (K, X, Y, Z), with features made once.
-
-    image: float32 (C, X, Y, Z). labeled: for every classifier, bool (X, Y, Z), the labels it learned from here, or
-    None: in those voxels only the member speaks that has not seen their block, so that the answer is as good, and as
-    bad, as anywhere else.
-    """
+def classify(classifiers: Sequence[PixelClassifier], image: Tensor, spacing_mm: Sequence[float]) -> list[Tensor]:
+    """Class probabilities of every classifier, float32 (K, X, Y, Z), with features made once. image: (C, X, Y, Z)."""
     shape = tuple(image.shape[1:])
     found = [torch.empty((one.classes, *shape)) for one in classifiers]
-    folds = [
-        None if mask is None else _folds(shape, one.members) for one, mask in zip(classifiers, labeled, strict=True)
-    ]
     for start, stop, features in feature_slabs(image, spacing_mm, classifiers[0].scales):
         rows = features.flatten(1).T
-        for one, mask, fold, result in zip(classifiers, labeled, folds, found, strict=True):
-            own = None
-            if mask is not None and fold is not None:
-                own = torch.from_numpy(np.where(mask[start:stop], fold[start:stop], -1).reshape(-1))
+        for one, result in zip(classifiers, found, strict=True):
             chunk = max(1, _CHUNK * MEMBERS * HIDDEN // (one.members * one.hidden))
-            parts = [
-                one.answer(rows[first : first + chunk], None if own is None else own[first : first + chunk])
-                for first in range(0, len(rows), chunk)
-            ]
+            parts = [one.answer(rows[first : first + chunk]) for first in range(0, len(rows), chunk)]
             result[:, start:stop] = torch.cat(parts).T.reshape(one.classes, stop - start, *shape[1:])
     return found
 
 
-def class_channels(probabilities: Tensor) -> Tensor:
-    """What a network sees of them: all classes but the first, from −2 to 2; (K, X, Y, Z) → (K − 1, X, Y, Z)."""
-    return probabilities[1:] * 4 - 2
+def log_probabilities(probabilities: Tensor) -> Tensor:
+    """Their natural logarithms, never below that of 1e-4; a new tensor of the same shape."""
+    return probabilities.clamp_min(_LEAST_PROBABILITY).log_()
 
 
 def _balanced(known: LabeledFeatures, classes: int) -> NDArray[np.float32]:
@@ -258,10 +218,3 @@ def _shares(counts: NDArray[np.int64]) -> NDArray[np.float64]:
             kept[index] = min(float(counts[index]), left / open_classes)
             left, open_classes = left - kept[index], open_classes - 1
     return kept
-
-
-def _folds(shape: Sequence[int], members: int) -> NDArray[np.int64]:
-    """Which member leaves a voxel's label out: int64 (X, Y, Z), by blocks that are mixed at random."""
-    blocks = np.random.default_rng(0).integers(members, size=tuple(-(-n // _BLOCK) for n in shape))
-    index = np.ix_(*(np.arange(n) // _BLOCK for n in shape))
-    return blocks[index]

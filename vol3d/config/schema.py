@@ -130,16 +130,15 @@ def _yes_or_no(value: object) -> object:
 
 
 class PixelClassifierConfig(Section):
-    """A quick classifier of voxels by their surroundings, whose class probabilities the network sees as channels.
+    """A quick classifier of voxels by their surroundings. It gives the first preview.
 
-    It also gives the first preview, and is scored beside the network.
+    Its class probabilities and the network's are combined, by a weight that held-out labels choose.
     """
 
     use: Annotated[Literal["auto", "yes", "no"], BeforeValidator(_yes_or_no)] = Field(
-        "auto", description="auto: for networks sized for the data, of up to eight classes"
+        "auto", description="auto: beside networks that are planned, of up to eight classes"
     )
-    steps: Count | None = Field(None, description="of its optimisation; None: ten per iteration or second, up to 1500")
-    blank_probability: Fraction = Field(0.5, description="how often a patch does without it")
+    steps: Count | None = Field(None, description="of its optimisation; None: ten per iteration or second, up to 700")
 
 
 class LossConfig(Section):

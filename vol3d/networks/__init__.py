@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from vol3d.networks.encoder_unet import EncoderUNet
     from vol3d.networks.encoder_weights import load_encoder_weights
     from vol3d.networks.fcn import FCN
+    from vol3d.networks.log_pool import LogPool
     from vol3d.networks.monai_nets import MonaiNetwork
     from vol3d.networks.network import Network
     from vol3d.networks.pruning import prune
@@ -35,6 +36,7 @@ __all__ = [
     "FCN",
     "DeepLabV3Plus",
     "EncoderUNet",
+    "LogPool",
     "MonaiNetwork",
     "Network",
     "NetworkGeometry",
@@ -60,6 +62,7 @@ __all__ = [
 _HOME = {
     "DeepLabV3Plus": "deeplab_v3_plus",
     "EncoderUNet": "encoder_unet",
+    "LogPool": "log_pool",
     "MonaiNetwork": "monai_nets",
     "load_encoder_weights": "encoder_weights",
     "FCN": "fcn",

@@ -1,4 +1,4 @@
-"""Temperature scaling on held-out labels: probabilities that are as often right as they say."""
+"""What held-out labels say of a network: how much a pixel classifier should count beside it, how sure it may be."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ _MOST_VALUES = 1 << 24  # logits kept, all classes and members together
 _DENSE = 0.5  # above it labels are no slices
 _BLOCK = 16  # voxels along every axis
 _SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+_POOL_WEIGHTS = (0.0, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 1.0)
 _SEED = 0  # of the voxels that are taken where there are too many
 
 
@@ -34,9 +35,9 @@ class Calibration:
     """What came of it.
 
     temperature: to be stored in the model, fitted to all voxels that were looked at. before: with temperature 1, the
-    network as it is. prior_share: how much of the class weights of the loss is taken back from its logits, 0 … 1: the
-    share with the highest mean IoU. Weights make a network see a rare class where it only may be, which is good for
-    learning and moves borders outwards.
+    network as it is. prior_share: how much of the class weights of the loss is taken back from its logits, 0 … 1.
+    Weights make a network see a rare class where it only may be, which is good for learning and moves borders outwards.
+    pool_weight: how much a pixel classifier counts beside it, see `LogPool`. Both are those with the highest mean IoU.
     after: every half of the voxels with the temperature of the other half, so that none is judged by what was fitted to
     it. halves: these two temperatures; None where the labels could not be halved, and `temperature` then is 1.
     """
@@ -46,6 +47,7 @@ class Calibration:
     after: Reliability
     halves: tuple[float, float] | None
     prior_share: float = 0.0
+    pool_weight: float = 0.0
 
     @property
     def helps(self) -> bool:
@@ -66,8 +68,9 @@ class Calibration:
         ece = [100 * found.expected_calibration_error for found in (self.before, self.after)]
         nll = [found.negative_log_likelihood for found in (self.before, self.after)]
         shifted = f"class weights taken back: {100 * self.prior_share:.0f} %; " if self.prior_share else ""
+        pooled = f"pixel classifier counts {100 * self.pool_weight:.0f} %; " if self.pool_weight else ""
         return (
-            f"{shifted}temperature {self.temperature:.3g} (halves {low:.3g} and {high:.3g}): "
+            f"{pooled}{shifted}temperature {self.temperature:.3g} (halves {low:.3g} and {high:.3g}): "
             f"calibration error {ece[0]:.2f} % → {ece[1]:.2f} %, −log likelihood {nll[0]:.3f} → {nll[1]:.3f} on "
             f"{self.before.voxels:.0f} held-out voxels, each half with the temperature of the other"
         )
@@ -80,6 +83,7 @@ class Calibration:
             "after": self.after.to_json(),
             "halves": None if self.halves is None else list(self.halves),
             "prior_share": self.prior_share,
+            "pool_weight": self.pool_weight,
         }
 
     @classmethod
@@ -93,6 +97,7 @@ class Calibration:
                 Reliability.from_json(value["after"]),
                 None if halves is None else (float(halves[0]), float(halves[1])),
                 float(value.get("prior_share", 0.0)),
+                float(value.get("pool_weight", 0.0)),
             )
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise LabelError(f"expected a calibration as it was written down, found {str(value)[:100]}") from error
@@ -110,10 +115,12 @@ def calibrate(  # noqa: PLR0913  what `HeldOut` takes
     current: bool = False,
     class_weights: NDArray[np.float64] | None = None,
 ) -> Calibration:
-    """Fit a temperature (Guo et al. 2017) to what `network` says of held-out labels.
+    """Fit a temperature (Guo et al. 2017) to what `network` says of held-out labels; before it, combine and shift it.
 
     Everything but `network` is what `HeldOut` takes: cases and their held-out labels in one order (None: nothing held),
-    at least one labeled voxel in all. class_weights: (K,), those of the loss; None or equal ones: nothing to take back.
+    at least one labeled voxel in all. Where the cases have channels of a pixel classifier, which must not have seen
+    these labels, it is found how much it should count. class_weights: (K,), those of the loss; None or equal ones:
+    nothing to take back.
 
     When to call it: at the end of the stage that validates, with the best validated weights, before the refit learns
     from these labels. In `training.fit` that is right after the learner went back to its best weights (it forgets them
@@ -144,26 +151,57 @@ def calibrate(  # noqa: PLR0913  what `HeldOut` takes
         )
     classes = np.concatenate([known.classes[mask] for (_, known), mask in zip(held, masks, strict=True)])
     half = np.concatenate([away[mask] for away, mask in zip(second, masks, strict=True)])
-    share = 0.0 if class_weights is None else prior_share(logits, classes, class_weights)
-    found = cross_fitted(logits - share * _log(class_weights, logits), classes, half)
-    if not share:
+    others = [_classifier_logs(case, mask) for (case, _), mask in zip(held, masks, strict=True)]
+    other = np.concatenate([one for one in others if one is not None], axis=1) if others[0] is not None else None
+    weight, share = combination(logits, other, classes, class_weights)
+    found = cross_fitted(_combined(logits, other, class_weights, weight, share), classes, half)
+    if not share and not weight:
         return found
-    return replace(found, before=Reliability.of(tempered(logits, 1.0), classes), prior_share=share)
+    before = Reliability.of(tempered(logits, 1.0), classes)
+    return replace(found, before=before, prior_share=share, pool_weight=weight)
 
 
-def prior_share(logits: NDArray[Any], classes: NDArray[Any], class_weights: NDArray[np.float64]) -> float:
-    """Which share of the class weights to take back for the highest mean IoU, of 0, 1/4 … 1; the smaller of equals.
+def combination(
+    logits: NDArray[Any],
+    other: NDArray[Any] | None,
+    classes: NDArray[Any],
+    class_weights: NDArray[np.float64] | None,
+) -> tuple[float, float]:
+    """(how much `other` counts, share of the class weights to take back) with the highest mean IoU on `classes`.
 
-    logits: (M, K, N). Source of taking back all of it: logit adjustment (Menon et al. 2021).
+    Of a few steps from 0 to 1; of equals the smaller ones. logits: (M, K, N), of M members of one network. other:
+    logarithms of a pixel classifier's probabilities, (K, N), or None. Source of taking back all of the weights: logit
+    adjustment (Menon et al. 2021).
     """
-    weights, count = _log(class_weights, logits), logits.shape[1]
-    best, chosen = -1.0, 0.0
-    for share in _SHARES:
-        winner = tempered(logits - share * weights, 1.0).argmax(axis=0)
-        counts = Contingency.from_labels(winner, classes, np.ones(classes.shape, dtype=bool), count)
-        if counts.mean_iou() > best:
-            best, chosen = counts.mean_iou(), share
+    everywhere = np.ones(classes.shape, dtype=bool)
+    best, chosen = -1.0, (0.0, 0.0)
+    for weight in _POOL_WEIGHTS if other is not None else (0.0,):
+        for share in _SHARES if class_weights is not None else (0.0,):
+            winner = tempered(_combined(logits, other, class_weights, weight, share), 1.0).argmax(axis=0)
+            found = Contingency.from_labels(winner, classes, everywhere, logits.shape[1]).mean_iou()
+            if found > best:
+                best, chosen = found, (weight, share)
     return chosen
+
+
+def _combined(
+    logits: NDArray[Any],
+    other: NDArray[Any] | None,
+    class_weights: NDArray[np.float64] | None,
+    weight: float,
+    share: float,
+) -> NDArray[Any]:
+    """What the model will answer, (M, K, N): as `LogPool` does, of logits that were shifted."""
+    shifted = logits - share * _log(class_weights, logits)
+    return shifted if other is None else (1 - weight) * shifted + weight * other[None]
+
+
+def _classifier_logs(case: Case, mask: NDArray[np.bool_]) -> NDArray[np.float32] | None:
+    """The pixel classifier's logarithms at the voxels of `mask`, (K, N); None where a case has none."""
+    if not case.extra_channels:
+        return None
+    logs: NDArray[np.float32] = case.image[-case.extra_channels :].numpy()[:, mask]
+    return logs
 
 
 def offsets(class_weights: NDArray[np.float64], share: float) -> NDArray[np.float64]:
@@ -225,7 +263,7 @@ def _logits(
     for plan in tile_plans(network, case.shape, device, tiling, planes, patch):
         slabs = inference.predict_axes(
             network,
-            case.image,
+            case.seen_by(network),
             [plan],
             device=device.name,
             precision=device.precision,

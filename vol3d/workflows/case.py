@@ -16,10 +16,10 @@ from vol3d.volume import SparseLabels, Volume
 class Case:
     """One scan ready for training, on its prepared grid (closest RAS, target spacing).
 
-    image: float32 (C, X, Y, Z), normalised; its last `extra_channels` were made by a pixel classifier. labels: same
-    grid. scan: geometry facts of the file as it came. target: values to regress, float32 (X, Y, Z), or None where
-    classes are learned. undo: the way back onto the scan's own grid; frame: that grid, as a volume without values of
-    its own.
+    image: float32 (C, X, Y, Z), normalised; its last `extra_channels` come from a pixel classifier, see `LogPool`.
+    labels: same grid. scan: geometry facts of the file as it came. target: values to regress, float32 (X, Y, Z), or
+    None where classes are learned. undo: the way back onto the scan's own grid; frame: that grid, as a volume without
+    values of its own.
     """
 
     name: str
@@ -38,6 +38,10 @@ class Case:
         length = self.scan["shape"][stored]
         at = round((index + 0.5) * length / self.shape[axis] - 0.5)
         return f"{'xyz'[stored]}={length - 1 - at if self.scan['flips'][axis] else at}"
+
+    def seen_by(self, network: Any) -> torch.Tensor:  # noqa: ANN401  any module that states its channels
+        """The channels that `network` takes: of an image with a pixel classifier's, not all networks take these."""
+        return self.image[: getattr(network, "in_channels", None)]
 
     @property
     def shape(self) -> tuple[int, int, int]:

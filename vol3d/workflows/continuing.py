@@ -52,13 +52,12 @@ class Earlier:
 
     def require_same_network(self, plan: Plan) -> None:
         """Raise `ConfigError` where the weights do not fit what is planned."""
-        extra = 0 if self.model.classifier is None else self.model.classifier.extra_channels
-        before = (without_files(self.model.network), self.model.in_channels, extra)
-        if before != (without_files(plan.network), plan.channels, plan.extra_channels):
+        before = (without_files(self.model.network), self.model.in_channels)
+        if before != (without_files(plan.network), plan.channels):
             raise ConfigError(
-                f"{self.folder}: its model is a {self.model.network.kind} for {self.model.in_channels} channels and "
-                f"{extra} of a pixel classifier; what is asked for is another network. Train a new run: leave --resume "
-                "out, or the options that change the network."
+                f"{self.folder}: its model is a {self.model.network.kind} for {self.model.in_channels} channels; what "
+                "is asked for is another network. Train a new run: leave --resume out, or the options that change the "
+                "network."
             )
 
     def begin(self, network: nn.Module) -> None:

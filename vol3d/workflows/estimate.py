@@ -20,7 +20,7 @@ _COPIES = {"adamw": 4, "sgd": 3}  # weights, gradients and what the optimiser ke
 
 def plan_lines(plan: Plan) -> list[str]:
     """The plan in words, a line each."""
-    network = build(plan.network, plan.network_channels, plan.outputs)
+    network = build(plan.network, plan.channels, plan.outputs)
     training = plan.config.training
     seconds = step_seconds(plan)
     geometry = plan.geometry
@@ -32,7 +32,8 @@ def plan_lines(plan: Plan) -> list[str]:
     margin = "" if geometry.padded else f"; valid input sizes {', '.join(_rules(plan))}"
     return [
         f"network: {describe(plan.network)}{_across(plan)}",
-        f"channels in: {_channels(plan)}; outputs: {plan.outputs}",
+        f"channels in: {plan.channels}; outputs: {plan.outputs}",
+        f"pixel classifier beside the network: {'yes' if plan.classifier else 'no'}",
         f"parameters: {parameter_count(network):,} in all; {paper_parameter_count(network):,} "
         f"without normalization layers, as the paper counts",
         f"margin: {_times(geometry.margin)}; total stride: {_times(geometry.total_stride)}{margin}",
@@ -58,11 +59,6 @@ def describe(network: AnyNetworkConfig) -> str:
     return f"{network.kind}, {network.dimensions}-D, {told}"
 
 
-def _channels(plan: Plan) -> str:
-    extra = f" + {plan.extra_channels} of the pixel classifier" if plan.extra_channels else ""
-    return f"{plan.channels}{extra}"
-
-
 def _across(plan: Plan) -> str:
     if not plan.planes:
         return ""
@@ -72,7 +68,7 @@ def _across(plan: Plan) -> str:
 
 def training_bytes(plan: Plan) -> float:
     """Bytes of weights, gradients, optimiser and the activations of one micro-batch."""
-    network = build(plan.network, plan.network_channels, plan.outputs)
+    network = build(plan.network, plan.channels, plan.outputs)
     width = 4 if plan.device.precision == "float32" else 2
     copies = _COPIES[plan.config.training.optimizer] + 1  # and the averaged weights
     stored = activation_values(network, plan.patch) * plan.batch_size
@@ -81,7 +77,7 @@ def training_bytes(plan: Plan) -> float:
 
 def step_seconds(plan: Plan) -> float:
     """Estimated seconds of one iteration, from the arithmetic and a short measurement of the device."""
-    network = build(plan.network, plan.network_channels, plan.outputs)
+    network = build(plan.network, plan.channels, plan.outputs)
     work = _BACKWARD * flops(network, plan.patch) * plan.batch_size * plan.config.training.accumulate
     return work / device_rate(plan.device)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,17 +46,21 @@ class LivePreview:
         """Write the most probable classes. probabilities: float32 (K, X, Y, Z) on the prepared grid."""
         self._write([Slab(0, probabilities.numpy())])
 
-    def refresh(self, network: Any) -> bool:  # noqa: ANN401  any module that states its margin and stride
-        """Write what `network` says, if there is time for it; tells whether there was."""
+    @property
+    def affordable(self) -> bool:
+        """Whether there is time for another one."""
+        return self._spent + self._expected <= PREVIEW_SHARE * (time.monotonic() - self._began)
+
+    def refresh(self, make: Callable[[], Any]) -> None:
+        """Write what a network says, any module that states its margin and stride; making it is part of the time."""
         now = time.monotonic()
-        if self._spent + self._expected > PREVIEW_SHARE * (now - self._began):
-            return False
+        network = make()
         device = self._plan.device
         patch, tiling = self._plan.patch, self._plan.config.inference
         self._write(
             inference.predict_axes(
                 network,
-                self._case.image,
+                self._case.seen_by(network),
                 tile_plans(network, self._case.shape, device, tiling, self._plan.planes, patch),
                 device=device.name,
                 precision=device.precision,
@@ -64,7 +68,6 @@ class LivePreview:
         )
         self._expected = time.monotonic() - now
         self._spent += self._expected
-        return True
 
     def _kept(self, slabs: Iterable[Slab]) -> Iterator[Slab]:
         """The slabs, whose classes are kept in `indices` as they pass."""

@@ -23,8 +23,6 @@ class PatchCutter:
     size: the network's input. margin: input − output; classes and weights are cut for the output only. The drawn
     voxel lands uniformly anywhere in the output. planes: of a 2-D network, the axes across which it sees planes; of
     several one is drawn for each patch, more often the one in whose plane through the voxel more is labeled.
-    blank_probability: how often a patch's channels from a pixel classifier hold nothing, so that the network learns to
-    look for itself; their values are never changed as gray values are.
     """
 
     def __init__(
@@ -33,9 +31,7 @@ class PatchCutter:
         margin: Sequence[int],
         augment: AugmentConfig,
         planes: Sequence[int] = (),
-        blank_probability: float = 0.0,
     ) -> None:
-        self._blank_probability = blank_probability
         self._size, self._margin = tuple(size), tuple(margin)
         self._planes = tuple(planes)
         self._spatial = SpatialAugmentation(
@@ -71,18 +67,10 @@ class PatchCutter:
             (inside[0], inside[1], inside[2]),
             voxel,
         )
-        image = self._changed(image, case.extra_channels, rng)
+        image = self._intensity(image, rng)
         if across is not None:
             image, classes, weight = image.squeeze(1 + across), classes.squeeze(across), weight.squeeze(across)
         return {"image": image, "classes": classes, "weight": weight}
-
-    def _changed(self, image: torch.Tensor, extra: int, rng: np.random.Generator) -> torch.Tensor:
-        """New gray values; the last `extra` channels stay, or are blank."""
-        if not extra:
-            return self._intensity(image, rng)
-        own, added = image[:-extra], image[-extra:]
-        blank = rng.random() < self._blank_probability
-        return torch.cat([self._intensity(own, rng), torch.zeros_like(added) if blank else added])
 
     def _across(self, case: TrainingCase, voxel: Triple, rng: np.random.Generator) -> int | None:
         """The axis that a 2-D patch has no extent along; None for a 3-D patch."""
@@ -103,7 +91,6 @@ class TrainingCase:
     def __init__(self, case: Case, labels: SparseLabels) -> None:
         self.image = case.image
         self.spacing_mm = case.spacing_mm
-        self.extra_channels = case.extra_channels
         known = labels.known
         if case.target is None:
             indices = labels.indices

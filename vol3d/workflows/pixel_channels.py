@@ -1,4 +1,4 @@
-"""A pixel classifier's class probabilities as further channels of the network's input."""
+"""A pixel classifier's class probabilities beside the network's: as further channels of the image, see `LogPool`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from torch import Tensor
 from vol3d.baselines.pixel_classifier import (
     Painted,
     PixelClassifier,
-    class_channels,
     classify,
     fit_pixel_classifier,
     labeled_features,
+    log_probabilities,
 )
 from vol3d.bundle import ModelBundle
 from vol3d.config import Config
@@ -49,28 +49,24 @@ class PixelChannels:
         own = next((one for one in self.cases if one.labels is case.labels), None)
         if own is None:
             return None
-        classes = own.extra_channels + 1
-        return probabilities(own).argmax(0).numpy().astype(np.min_scalar_type(classes - 1))
+        logs = own.image[-own.extra_channels :]
+        return logs.argmax(0).numpy().astype(np.min_scalar_type(len(logs) - 1))
 
 
 def wants_classifier(config: Config, outputs: int, *, sized: bool) -> bool:
-    """Whether a run begins with a pixel classifier. sized: whether the network is sized for the data, not described.
+    """Whether a run begins with a pixel classifier. sized: whether the network is planned for the data, not described.
 
     Raises `ConfigError` where one is asked for that cannot be.
     """
     use = config.pixel_classifier.use
-    possible = config.task != "regression" and outputs > 1
+    possible = config.task == "semantic" and outputs > 1
     if use == "yes" and not possible:
-        raise ConfigError(f"pixel_classifier.use: yes needs two classes or more; task {config.task} has none")
+        raise ConfigError(f"pixel_classifier.use: yes needs task semantic and two classes, found task {config.task}")
     return possible and (use == "yes" or (use == "auto" and sized and outputs <= _MOST_CLASSES))
 
 
 def guide(cases: list[Case], known: Sequence[list[SparseLabels]], config: Config, classes: int) -> list[Guided]:
-    """A classifier for each of `known` (a list of labels, one per case, all of them part of the cases' own labels).
-
-    In voxels that a classifier has learned from, its channels hold what those of its members say that have not seen
-    them.
-    """
+    """A classifier for each of `known` (a list of labels, one per case, all of them part of the cases' own labels)."""
     seed, steps = config.training.seed, config.pixel_classifier.steps
     if steps is None:
         raise AssertionError("a plan says how long the pixel classifier learns")
@@ -84,41 +80,39 @@ def guide(cases: list[Case], known: Sequence[list[SparseLabels]], config: Config
         for labels in known
     ]
     found: list[list[Case]] = [[] for _ in known]
-    for number, case in enumerate(cases):
-        masks = [labels[number].labeled for labels in known]
-        answers = classify(classifiers, case.image, case.spacing_mm, masks)
+    for case in cases:
+        answers = classify(classifiers, case.image, case.spacing_mm)
         for several, answer in zip(found, answers, strict=True):
             several.append(_joined(case, answer))
     return [Guided(several, one) for several, one in zip(found, classifiers, strict=True)]
 
 
-def probabilities(case: Case) -> Tensor:
-    """What the pixel classifier says of a case with its channels, float32 (K, X, Y, Z)."""
-    others = (case.image[-case.extra_channels :] + 2) / 4
-    return torch.cat([1 - others.sum(0, keepdim=True), others])
-
-
 def prepare(volume: Volume, bundle: ModelBundle) -> PreparedImage:
-    """A scan as a model's network takes it: preprocessed, with the channels of the model's pixel classifier."""
+    """A scan as a model takes it: preprocessed, with the channels of the model's pixel classifier."""
     prepared = Preprocessing.from_json(bundle.preprocessing).apply(volume)
     if bundle.classifier is None:
         return prepared
     image = torch.from_numpy(prepared.array)
-    [answer] = classify([bundle.classifier], image, prepared.spacing_mm, [None])
+    [answer] = classify([bundle.classifier], image, prepared.spacing_mm)
     array = torch.empty((bundle.network_channels, *image.shape[1:]))
     array[: len(image)] = image
-    torch.mul(answer[1:], 4, out=array[len(image) :]).sub_(2)
+    array[len(image) :] = log_probabilities(answer)
     return replace(prepared, array=array.numpy())
 
 
+def probabilities(case: Case) -> Tensor:
+    """What the pixel classifier says of a case with its channels, float32 (K, X, Y, Z)."""
+    return case.image[-case.extra_channels :].exp()
+
+
 def with_channels(case: Case, classifier: PixelClassifier | None) -> Case:
-    """A case whose image has the channels of a model's pixel classifier, as for a scan it has never seen."""
+    """A case whose image has the channels of a model's pixel classifier."""
     if classifier is None:
         return case
-    [answer] = classify([classifier], case.image, case.spacing_mm, [None])
+    [answer] = classify([classifier], case.image, case.spacing_mm)
     return _joined(case, answer)
 
 
 def _joined(case: Case, answer: Tensor) -> Case:
-    channels = class_channels(answer)
+    channels = log_probabilities(answer)
     return replace(case, image=torch.cat([case.image, channels]), extra_channels=len(channels))

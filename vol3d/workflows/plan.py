@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _BATCH = {2: 4, 3: 2}
 _DEFAULT_SECONDS = {"cpu": 600.0, "gpu": 3600.0}
-_STEPS_PER_LENGTH, _MOST_STEPS = 10, 1500  # of the pixel classifier, per iteration or second of the run
+_STEPS_PER_LENGTH, _MOST_STEPS = 10, 700  # of the pixel classifier, per iteration or second of the run
 _COARSE = 2.0  # how much longer voxels must be along one axis than along the others to go across it
 
 __all__ = ["Grid", "Plan", "make_plan", "small_network", "small_patch"]
@@ -34,8 +34,8 @@ class Plan:
     """What a run will do. config: without open values.
 
     patch: the network's input, voxels along its axes. planes: of a 2-D network, the axes across which it goes slice by
-    slice. outputs: what the network answers per voxel. channels: of the image; extra_channels: those that a pixel
-    classifier adds.
+    slice. outputs: what the network answers per voxel. channels: of the image. classifier: whether a
+    pixel classifier learns beside it.
     """
 
     config: Config
@@ -47,12 +47,7 @@ class Plan:
     batch_size: int
     device: Device
     planes: tuple[int, ...] = ()
-    extra_channels: int = 0
-
-    @property
-    def network_channels(self) -> int:
-        """How many channels the network sees."""
-        return self.channels + self.extra_channels
+    classifier: bool = False
 
     @property
     def output(self) -> tuple[int, ...]:
@@ -85,8 +80,7 @@ def make_plan(config: Config, grids: list[Grid], channels: int, names: tuple[str
     changes: dict[str, Any] = {}
     if training.iterations is None and training.time_budget_s is None:
         changes["time_budget_s"] = _DEFAULT_SECONDS["gpu" if device.is_gpu else "cpu"]
-    sized = isinstance(wanted, PlannedNetwork) and geometry.padded
-    extra = len(names) - 1 if wants_classifier(config, len(names), sized=sized) else 0
+    classifier = wants_classifier(config, len(names), sized=isinstance(wanted, PlannedNetwork))
     settled = config.model_copy(
         update={
             "network": network,
@@ -96,11 +90,11 @@ def make_plan(config: Config, grids: list[Grid], channels: int, names: tuple[str
             "augment": config.augment.model_copy(update=_flips(config, names)),
             "training": training.model_copy(update=changes),
             "pixel_classifier": config.pixel_classifier.model_copy(
-                update=_classifier(config, changes, wanted=extra > 0)
+                update=_classifier(config, changes, wanted=classifier)
             ),
         }
     )
-    return Plan(settled, network, geometry, channels, len(names), size, batch, device, planes, extra)
+    return Plan(settled, network, geometry, channels, len(names), size, batch, device, planes, classifier)
 
 
 def _planes(config: Config, dimensions: int, grids: list[Grid]) -> tuple[int, ...]:

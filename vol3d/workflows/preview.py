@@ -62,7 +62,7 @@ def _predicted(
     predicted = np.zeros(case.shape, dtype=dtype)
     slabs = inference.predict_axes(
         network,
-        case.image,
+        case.seen_by(network),
         tile_plans(network, case.shape, device, settings, bundle.task.planes, trained_patch(bundle)),
         device=device.name,
         precision=device.precision,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from vol3d.config import LossConfig
-from vol3d.networks import Network
+from vol3d.networks import LogPool, Network
 from vol3d.volume import SparseLabels
 from vol3d.workflows.calibration import Calibration, offsets
 from vol3d.workflows.continuing import Earlier
@@ -19,11 +20,14 @@ from vol3d.workflows.objective import weights_of_classes
 from vol3d.workflows.scores import Score
 from vol3d.workflows.validation import HeldOut
 
+_UNTESTED_WEIGHT = 0.25  # of a pixel classifier, where nothing is held out
+
 
 class StageEnd:
     """The best weights on held-out labels, before these are learned from: how good, and how sure may they be?
 
     known: what is learned from in the end, whose class weights the loss has. earlier: what the run began with.
+    guided: whether the cases have channels of a pixel classifier.
     score: None until there is one. answers: what the network predicted where it got that score, class indices
     (X, Y, Z) per case, None where nothing is held out. calibration: of classes, and of fresh runs alone: the network
     of a continued one has seen most labels before.
@@ -37,9 +41,12 @@ class StageEnd:
         known: list[SparseLabels],
         earlier: Earlier | None,
         tell: Listener,
+        *,
+        guided: bool = False,
     ) -> None:
         self._held, self._kind, self._table = held, meaning.spec.kind, meaning.table
         self._loss, self._known, self._earlier, self._tell = loss, known, earlier, tell
+        self._guided = guided
         self.calibration: Calibration | None = None
         self.score: Score | None = None
         self.answers: list[NDArray[Any] | None] = held.no_answers()
@@ -48,13 +55,17 @@ class StageEnd:
         """Judge a network, which is shifted as the model will be; returns what the run's record keeps of it."""
         kept: dict[str, Any] = {}
         if self._kind == "semantic" and self._earlier is None:
-            can = isinstance(network, Network) and network.shift_logits(torch.zeros(len(self._table)))
-            self.calibration = self._held.calibrate(network, self._class_weights() if can else None)
+            self.calibration = self.calibrate(network)
             kept["calibration"] = self.calibration.to_json()
             self._tell.note(self.calibration.said)
         self.shift(network)
         self.score = self.judge(network)
         return {**kept, "before_refit": vars(self.score)}
+
+    def calibrate(self, network: torch.nn.Module) -> Calibration:
+        """What held-out labels say of a network as it is."""
+        can = isinstance(network, Network) and network.shift_logits(torch.zeros(len(self._table)))
+        return self._held.calibrate(network, self._class_weights() if can else None)
 
     def read(self, record: dict[str, Any]) -> None:
         """Take up what `measure` gave, if the run got so far."""
@@ -64,10 +75,10 @@ class StageEnd:
             self.calibration = Calibration.from_json(record["calibration"])
 
     def judge(self, network: torch.nn.Module) -> Score:
-        """The score on held-out labels; what was answered there is kept."""
+        """The score of the model that `network`, shifted, will be part of on held-out labels; its answers are kept."""
         if self._kind == "regression":
             return self._held.score(network)
-        self.answers = self._held.answers(network)
+        self.answers = self._held.answers(self.pooled(network))
         return self._held.score_of(self.answers)
 
     @property
@@ -78,23 +89,56 @@ class StageEnd:
         return 1.0 if self.calibration is None else self.calibration.stored
 
     @property
+    def pool_weight(self) -> float:
+        """How much a pixel classifier counts beside the network; 0 where there is none."""
+        return self._pool_weight(self.calibration)
+
+    @property
     def offsets(self) -> list[float]:
         """What to add to the logits after training: the share of the class weights that the calibration found best.
 
         A continued run has no labels that its network has never seen, and does as the run before it did.
         """
-        if self._earlier is not None:
-            return list(self._earlier.offsets)
-        share = 0.0 if self.calibration is None else self.calibration.prior_share
-        found: list[float] = offsets(self._class_weights(), share).tolist() if share else [0.0] * len(self._table)
-        return found
+        return self._offsets(self.calibration)
 
     def shift(self, network: torch.nn.Module) -> None:
         """Add the offsets to the logits of `network`."""
-        found = self.offsets
-        if any(found) and not (isinstance(network, Network) and network.shift_logits(torch.tensor(found))):
-            raise AssertionError("class weights are taken back from networks alone that can do it")
+        _shift(network, self.offsets)
+
+    def pooled(self, network: torch.nn.Module) -> torch.nn.Module:
+        """A shifted network as the model has it: with the pixel classifier, if that counts."""
+        return _pooled(network, self.pool_weight)
+
+    def model_now(self, network: torch.nn.Module) -> torch.nn.Module:
+        """What the model would be, were training over now: a copy, shifted and combined as held-out labels advise."""
+        found = self.calibrate(network) if self._held and self._earlier is None else None
+        copied = copy.deepcopy(network)
+        _shift(copied, self._offsets(found))
+        return _pooled(copied, self._pool_weight(found))
+
+    def _pool_weight(self, calibration: Calibration | None) -> float:
+        if not self._guided:
+            return 0.0
+        if self._earlier is not None:
+            return self._earlier.model.pool_weight
+        return _UNTESTED_WEIGHT if calibration is None else calibration.pool_weight
+
+    def _offsets(self, calibration: Calibration | None) -> list[float]:
+        if self._earlier is not None:
+            return list(self._earlier.offsets)
+        share = 0.0 if calibration is None else calibration.prior_share
+        found: list[float] = offsets(self._class_weights(), share).tolist() if share else [0.0] * len(self._table)
+        return found
 
     def _class_weights(self) -> NDArray[np.float64]:
         found: NDArray[np.float64] = weights_of_classes(self._loss, self._table, self._known).double().numpy()
         return found
+
+
+def _shift(network: torch.nn.Module, found: list[float]) -> None:
+    if any(found) and not (isinstance(network, Network) and network.shift_logits(torch.tensor(found))):
+        raise AssertionError("class weights are taken back from networks alone that can do it")
+
+
+def _pooled(network: torch.nn.Module, weight: float) -> torch.nn.Module:
+    return LogPool(network, weight).eval() if weight and isinstance(network, Network) else network

@@ -105,12 +105,11 @@ class TrainingRun:
             patch=plan.patch,
             current=training.batch_statistics == "current",
         )
-        blank = plan.config.pixel_classifier.blank_probability
-        cut = PatchCutter(plan.patch, plan.geometry.margin, plan.config.augment, plan.planes, blank)
+        cut = PatchCutter(plan.patch, plan.geometry.margin, plan.config.augment, plan.planes)
         self.known = everything if training.refit else first
-        self.all_patches = patch_dataset(self.shown, everything, cut, training.seed)
-        self.patches = patch_dataset(seen, first, cut, training.seed)
-        self.end = StageEnd(self.held, meaning, plan.config.loss, self.known, earlier, tell)
+        self.all_patches = patch_dataset(cases, everything, cut, training.seed)
+        self.patches = patch_dataset(cases, first, cut, training.seed)
+        self.end = StageEnd(self.held, meaning, plan.config.loss, self.known, earlier, tell, guided=bool(self.guided))
         self.classifier_score: BaselineScore | None = None
         if self.guided:
             self.classifier_score = score_baseline(PixelChannels(seen), cases, self.splits, meaning)
@@ -121,7 +120,7 @@ class TrainingRun:
 
         Both are the same where nothing is held out, or is not given back; none where there is no classifier.
         """
-        if not self.plan.extra_channels:
+        if not self.plan.classifier:
             return []
         known = [first, everything] if refit else [first]
         return guide(self.cases, known, self.plan.config, len(self.table))
@@ -129,7 +128,7 @@ class TrainingRun:
     def go(self, resuming: bool) -> TrainResult:
         """Fit, measure, save."""
         generator = torch.Generator().manual_seed(self.plan.config.training.seed)
-        network = build(self.plan.network, self.plan.network_channels, self.plan.outputs, generator=generator)
+        network = build(self.plan.network, self.plan.channels, self.plan.outputs, generator=generator)
         loss = make_loss(self.plan.config.loss, self.meaning, self.known, network)
         state: TrainingState | None = None
         if resuming and not any(self.run.checkpoints.glob("checkpoint-*")):
@@ -193,13 +192,13 @@ class TrainingRun:
     def _validate(self, network: torch.nn.Module) -> float:
         value = self.held(network)
         if self.plan.config.training.batch_statistics != "current":
-            self._refresh_preview(network, value)
+            self._refresh_preview(network)
         return value
 
-    def _refresh_preview(self, network: torch.nn.Module, value: float | None) -> bool:
-        """Replace the preview by what the network says, unless that takes long, or is no better."""
-        better = value is None or self.classifier_score is None or value >= self.classifier_score.score.value
-        return self.spec.kind == "semantic" and better and self.preview.refresh(network)
+    def _refresh_preview(self, network: torch.nn.Module) -> None:
+        """Replace the preview by what the model would say now, if there is time for it."""
+        if self.spec.kind == "semantic" and self.preview.affordable:
+            self.preview.refresh(lambda: self.end.model_now(network))
 
     def _validated_stage(self, network: torch.nn.Module) -> None:
         """With the best weights, before held-out labels are learned from."""
@@ -226,7 +225,8 @@ class TrainingRun:
             provenance=provenance(self.cases, result.state.iteration) | self._encoder_hash(),
             task=self.spec,
             temperature=self.end.temperature,
-            classifier=self._classifier(stages),
+            classifier=self._classifier(stages) if self.end.pool_weight else None,
+            pool_weight=self.end.pool_weight,
         )
         write_painted(self.run.folder, self.cases)
         self.run.record["logit_offsets"] = self.end.offsets
@@ -236,9 +236,9 @@ class TrainingRun:
         refitted = len(stages) > 1
         if self.held and stages[-1].dataset is self.patches:
             score = self.end.judge(network.eval())
-        shown = False
-        if refitted or not self.held:
-            shown = self._refresh_preview(bundle.build(self.plan.device.name), None if score is None else score.value)
+        shown = self.spec.kind == "semantic" and self.preview.affordable
+        if shown:
+            self.preview.refresh(lambda: bundle.build(self.plan.device.name))
         before = self._earlier_score(score)
         self.run.finish(score, result.state.iteration, self.budget.elapsed())
         report.curves_png(
@@ -325,7 +325,7 @@ class TrainingRun:
         )
 
     def _classifier(self, stages: list[Stage]) -> PixelClassifier | None:
-        """The pixel classifier whose channels the network has seen last."""
+        """The pixel classifier that has learned from the same labels as the network."""
         if not self.guided:
             return None
         return self.guided[0 if stages[-1].dataset is self.patches else -1].classifier

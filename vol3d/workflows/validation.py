@@ -136,7 +136,7 @@ class HeldOut:
     def _slabs(self, network: Any, case: Case, labels: SparseLabels, *, logits: bool) -> Iterator[Slab]:  # noqa: ANN401
         return inference.predict_axes(
             network,
-            case.image,
+            case.seen_by(network),
             tile_plans(network, case.shape, self._device, self._tiling, self._planes, self._patch),
             device=self._device.name,
             precision=self._device.precision,
