@@ -64,9 +64,9 @@ def test_a_model_counts_its_classifier_and_no_other():
     classifier = PixelClassifier(1, 3)
     assert ModelBundle(**arguments, classifier=classifier, pool_weight=0.5).network_channels == 4
     assert ModelBundle(**arguments).network_channels == 1
-    for classifier, weight in ((None, 0.5), (classifier, 0.0), (classifier, 1.5), (classifier, float("nan"))):
+    for other, weight in ((None, 0.5), (classifier, 0.0), (classifier, 1.5), (classifier, float("nan"))):
         with pytest.raises(ModelError, match="pool_weight"):
-            ModelBundle(**arguments, classifier=classifier, pool_weight=weight)
+            ModelBundle(**arguments, classifier=other, pool_weight=weight)
 
 
 def test_several_answers_are_not_combined():
