@@ -9,14 +9,21 @@ from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vol3d.cli.console import ConsoleListener, write
+from vol3d.cli.options import (
+    drawn_labels,
+    instances,
+    meaning,
+    network,
+    reading,
+    require_alone,
+    require_only,
+    without_own,
+)
 from vol3d.cli.tables import write_table
 from vol3d.errors import ConfigError
-
-if TYPE_CHECKING:
-    from vol3d.config import InstancesConfig
 
 
 def train(options: Namespace) -> int:
@@ -27,12 +34,12 @@ def train(options: Namespace) -> int:
     from vol3d.workflows.train import train
 
     if options.resume and not options.labels:
-        _require_alone(options)
+        require_alone(options)
     nested: dict[str, Any] = {
         "task": options.task,
-        "network": _network(options),
-        "labels": _meaning(options),
-        "data": _reading(options),
+        "network": network(options),
+        "labels": meaning(options),
+        "data": reading(options),
         "sampling": {"workers": options.workers, "planes": options.planes},
         "training": {
             "time_budget_s": parse_duration(options.time_budget) if options.time_budget else None,
@@ -92,12 +99,12 @@ def predict(options: Namespace) -> int:
         uncertainty=options.uncertainty,
         keep_drawn=options.keep_drawn is not None,
         provenance=options.provenance is not None,
-        drawn_meaning=LabelsConfig(**meaning) if (meaning := _meaning(options)) else None,
+        drawn_meaning=LabelsConfig(**found) if (found := meaning(options)) else None,
         run=find_model(options.model).parent,
-        data=DataConfig(**_reading(options)),
+        data=DataConfig(**reading(options)),
     )
-    scans = _without_own(io.find(options.scans), options.scans)
-    labels = _drawn_labels(options)
+    scans = without_own(io.find(options.scans), options.scans)
+    labels = drawn_labels(options)
     drawn = dict(io.pair(scans, io.find([labels]))) if labels else {}
     with ConsoleListener() as listener:
         path = find_model(options.model)
@@ -125,7 +132,7 @@ def evaluate(options: Namespace) -> int:
 
     scoring = Scoring(
         task=options.task,
-        labels=LabelsConfig(**_meaning(options)),
+        labels=LabelsConfig(**meaning(options)),
         surface=options.surface,
         tolerance_mm=options.tolerance,
         divisor=options.divisor,
@@ -159,10 +166,10 @@ def check(options: Namespace) -> int:
     result = check(
         options.image,
         options.labels,
-        config=LabelsConfig(**_meaning(options)),
-        data=DataConfig(**_reading(options)),
+        config=LabelsConfig(**meaning(options)),
+        data=DataConfig(**reading(options)),
         task=options.task,
-        instances=_instances(options),
+        instances=instances(options),
     )
     drawn = sys.stdout.isatty() and bool(result.codes) and not options.json
     write(json.dumps(result.to_json(), indent=2) if options.json else "\n".join(result.lines(coverage=not drawn)))
@@ -201,7 +208,7 @@ def suggest(options: Namespace) -> int:
         device=options.device,
         overwrite=options.overwrite,
         preview=not options.no_preview,
-        data=DataConfig(**_reading(options)),
+        data=DataConfig(**reading(options)),
         meaning=meaning,
     )
     with ConsoleListener() as listener:
@@ -237,7 +244,7 @@ def experiment(options: Namespace) -> int:
 
     choices = None
     if options.kind is None:
-        _require_only(options, "resume", "keep_runs", "dry_run")
+        require_only(options, "resume", "keep_runs", "dry_run")
     else:
         choices = Choices(
             options.kind,
@@ -248,9 +255,9 @@ def experiment(options: Namespace) -> int:
             dimensions=options.dimensions,
         )
     nested: dict[str, Any] = {
-        "network": _network(options),
-        "labels": _meaning(options),
-        "data": _reading(options),
+        "network": network(options),
+        "labels": meaning(options),
+        "data": reading(options),
         "sampling": {"workers": options.workers, "planes": options.planes},
         "training": {
             "time_budget_s": parse_duration(options.time_budget) if options.time_budget else None,
@@ -289,85 +296,6 @@ def experiment(options: Namespace) -> int:
     if result.failed:
         write(f"{len(result.failed)} rows failed; try them again with: vol3d experiment --resume {result.folder}")
     return 1 if result.failed else 0
-
-
-def _require_only(options: Namespace, *allowed: str) -> None:
-    """Without a kind an experiment can only be resumed, as it was planned."""
-    given = [name for name, value in vars(options).items() if value not in (None, False, [])]
-    others = [name for name in given if name not in (*allowed, "command", "debug")]
-    if options.resume is None or others:
-        flags = "".join(f", --{name.replace('_', '-')}" for name in others)
-        raise ConfigError(
-            f"say which experiment: folds, slices, batchnorm, dimensions, volumes or paper; only --resume FOLDER goes "
-            f"without{flags and f', found {flags[2:]}'}"
-        )
-
-
-def _without_own(found: list[str], named: list[str]) -> list[str]:
-    """Scans of folders and globs without the label maps that earlier predictions left beside them."""
-    from vol3d import io
-    from vol3d.workflows.outputs import RESULT_TAGS
-
-    labels = {io.default_output(scan, *tags) for scan in found for tags in RESULT_TAGS}
-    labels |= {io.default_output(scan, "_paint") for scan in found}
-    tags = ("_probabilities", "_uncertainty", "_provenance")
-    ours = labels | {io.default_output(name, tag) for name in labels for tag in tags}
-    return [scan for scan in found if scan in named or scan not in ours]
-
-
-def _require_alone(options: Namespace) -> None:
-    """A resumed run is what it was: refuse everything that would have to change it."""
-    allowed = {"command", "resume", "debug"}
-    given = [name for name, value in vars(options).items() if name not in allowed and value not in (None, False, [])]
-    if given:
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        raise ConfigError(f"--resume goes on with a run as it was planned; leave out {flags}, or train a new run")
-
-
-def _network(options: Namespace) -> dict[str, Any] | None:
-    """What --network, --dimensions and --width say; None where they say nothing."""
-    given = {"plan": options.network, "dimensions": options.dimensions, "width": options.width}
-    return {key: value for key, value in given.items() if value is not None} or None
-
-
-def _instances(options: Namespace) -> InstancesConfig | None:
-    from vol3d.config import InstancesConfig
-
-    given = {"divisor": options.divisor, "things": options.things}
-    chosen = {key: value for key, value in given.items() if value is not None}
-    return InstancesConfig(**chosen) if chosen else None
-
-
-def _drawn_labels(options: Namespace) -> str | None:
-    """The label file of --keep-drawn or --provenance; None: those of the run."""
-    given = {value for value in (options.keep_drawn, options.provenance) if value}
-    if len(given) > 1:
-        raise ConfigError("--keep-drawn and --provenance name different files; what is drawn is in one of them")
-    return given.pop() if given else None
-
-
-def _meaning(options: Namespace) -> dict[str, Any]:
-    from vol3d.workflows.labels import parse_annotated_slices, parse_not_painted, parse_one_of
-
-    if options.dense and options.annotated_slices:
-        raise ConfigError("give --dense or --annotated-slices, not both")
-    given: dict[str, Any] = {}
-    if options.unlabeled:
-        given["unlabeled"] = tuple(options.unlabeled)
-    if options.annotated_slices:
-        given["annotated_slices"] = parse_annotated_slices(options.annotated_slices)
-    if options.dense:
-        given["dense"] = True
-    if options.one_of:
-        given["one_of"] = parse_one_of(options.one_of)
-    if options.not_painted:
-        given["not_painted"] = parse_not_painted(options.not_painted)
-    return given
-
-
-def _reading(options: Namespace) -> dict[str, Any]:
-    given = {"channel": options.channel, "nan": options.nan, "xform": options.xform}
-    return {key: value for key, value in given.items() if value is not None}
 
 
 COMMANDS: dict[str, Callable[[Namespace], int]] = {

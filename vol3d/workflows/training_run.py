@@ -16,7 +16,6 @@ from vol3d.bundle import ModelBundle
 from vol3d.networks import build, load_encoder_weights, parameter_count, reestimate
 from vol3d.training import (
     FitResult,
-    FitSettings,
     PatchSource,
     Stage,
     TrainingState,
@@ -28,7 +27,7 @@ from vol3d.training import (
 from vol3d.transforms import Preprocessing
 from vol3d.volume import SparseLabels
 from vol3d.workflows.baselines import BaselineScore, score_baseline, score_interpolation
-from vol3d.workflows.budget import REESTIMATION_BATCHES, Budget, Length
+from vol3d.workflows.budget import REESTIMATION_BATCHES, Budget
 from vol3d.workflows.case import Case
 from vol3d.workflows.continuing import Earlier, keep_start, tell_what_is_new, write_painted
 from vol3d.workflows.device import exact
@@ -47,6 +46,7 @@ from vol3d.workflows.run_report import Outcome, report_run
 from vol3d.workflows.scores import Score
 from vol3d.workflows.splits import split_cases
 from vol3d.workflows.stage_end import StageEnd
+from vol3d.workflows.stages import fit_settings, make_stages
 from vol3d.workflows.training_range import training_range
 from vol3d.workflows.validation import HeldOut
 
@@ -144,11 +144,13 @@ class TrainingRun:
         elif state is None:
             self._take_encoder(network)
         length = self.run.length or agree(
-            self.budget.length(network, self.patches, loss, self._settings(1), self.fabric, self.held, self.tell),
+            self.budget.length(
+                network, self.patches, loss, fit_settings(self.plan, 1), self.fabric, self.held, self.tell
+            ),
             self.fabric,
         )
         iterations = length.iterations
-        stages = self._stages(length)
+        stages = make_stages(self.plan, length, self.patches, self.all_patches, held=bool(self.held))
         self.run.start(self.plan, length, self.meaning, self.splits, leads=self.fabric.is_global_zero)
         self._keep_start()
         self._first_preview(state)
@@ -159,7 +161,7 @@ class TrainingRun:
                 network,
                 stages,
                 loss,
-                self._settings(iterations),
+                fit_settings(self.plan, iterations),
                 fabric=self.fabric,
                 start=state,
                 validate=self._validate if self.held else None,
@@ -269,41 +271,6 @@ class TrainingRun:
             )
         return before
 
-    def _stages(self, length: Length) -> list[Stage]:
-        training, iterations = self.plan.config.training, length.iterations
-        if not self.held or length.validations == 0:
-            return [Stage(self.all_patches if not self.held or training.refit else self.patches, iterations, ())]
-        first = iterations
-        if training.refit:
-            first = max(1, round(iterations * (1 - training.refit_fraction)))
-        count = min(length.validations, first)
-        marks = tuple(sorted({round(first * (k + 1) / count) for k in range(count)}))
-        stages = [Stage(self.patches, first, marks)]
-        if first < iterations:
-            stages.append(Stage(self.all_patches, iterations, ()))
-        return stages
-
-    def _settings(self, iterations: int) -> FitSettings:
-        training = self.plan.config.training
-        return FitSettings(
-            iterations=iterations,
-            batch_size=self.plan.batch_size,
-            accumulate=training.accumulate,
-            workers=self.plan.config.sampling.workers,
-            optimizer=training.optimizer,
-            learning_rate=training.learning_rate,
-            momentum=training.momentum,
-            weight_decay=training.weight_decay,
-            warmup_fraction=training.warmup_fraction,
-            decay_power=training.decay_power,
-            gradient_clip=training.gradient_clip,
-            ema_decay=(default_ema(iterations) if training.ema_decay is None else training.ema_decay) or None,
-            channels_last=training.channels_last,
-            compile=training.compile,
-            checkpoint_seconds=60 * training.checkpoint_minutes,
-            seed=training.seed,
-        )
-
     def _take_encoder(self, network: torch.nn.Module) -> None:
         """Begin with the weights of a trained encoder, where the configuration names some."""
         file = getattr(self.plan.network, "encoder_weights", None)
@@ -366,8 +333,3 @@ class TrainingRun:
 
 def _marks(stages: list[Stage]) -> list[tuple[int, str]]:
     return [(stage.until, "held-out labels join") for stage in stages[:-1]]
-
-
-def default_ema(iterations: int) -> float:
-    """Decay of the averaged weights: they remember about the last twentieth of the run."""
-    return max(0.0, min(0.999, 1 - 20 / max(iterations, 1)))
