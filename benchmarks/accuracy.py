@@ -86,6 +86,8 @@ def vol3d_default(image, truth, mask, spacing, seconds, seed=0, overrides=()):
         "first_preview_seconds": record.get("first_preview_seconds"),
         "held_out_iou": None if result.score is None else round(result.score.value, 4),
         "temperature": round(result.bundle.temperature, 4),
+        "pool_weight": result.bundle.pool_weight,
+        "prior_share": found.get("prior_share"),
         "ece_before": _ece(found, "before"),
         "ece_after": _ece(found, "after"),
     }

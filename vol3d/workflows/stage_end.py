@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from vol3d.config import LossConfig
 from vol3d.networks import LogPool, Network
 from vol3d.volume import SparseLabels
-from vol3d.workflows.calibration import Calibration, offsets
+from vol3d.workflows.calibration import Calibration, offsets, share_factors
 from vol3d.workflows.continuing import Earlier
 from vol3d.workflows.listener import Listener
 from vol3d.workflows.meaning import Meaning
@@ -51,6 +51,14 @@ class StageEnd:
         self.score: Score | None = None
         self.answers: list[NDArray[Any] | None] = held.no_answers()
 
+    def factors(self, network: torch.nn.Module) -> NDArray[np.float64]:
+        """What class probabilities of `network`, as it trains, are multiplied by when it is judged; see `HeldOut`."""
+        if self._kind != "semantic" or not _can_shift(network, len(self._table)):
+            return np.ones((1, len(self._table)))
+        if self._earlier is not None:
+            return np.exp([self._earlier.offsets])
+        return share_factors(self._class_weights())
+
     def measure(self, network: torch.nn.Module) -> dict[str, Any]:
         """Judge a network, which is shifted as the model will be; returns what the run's record keeps of it."""
         kept: dict[str, Any] = {}
@@ -64,7 +72,7 @@ class StageEnd:
 
     def calibrate(self, network: torch.nn.Module) -> Calibration:
         """What held-out labels say of a network as it is."""
-        can = isinstance(network, Network) and network.shift_logits(torch.zeros(len(self._table)))
+        can = _can_shift(network, len(self._table))
         return self._held.calibrate(network, self._class_weights() if can else None)
 
     def read(self, record: dict[str, Any]) -> None:
@@ -133,6 +141,10 @@ class StageEnd:
     def _class_weights(self) -> NDArray[np.float64]:
         found: NDArray[np.float64] = weights_of_classes(self._loss, self._table, self._known).double().numpy()
         return found
+
+
+def _can_shift(network: torch.nn.Module, classes: int) -> bool:
+    return isinstance(network, Network) and network.shift_logits(torch.zeros(classes))
 
 
 def _shift(network: torch.nn.Module, found: list[float]) -> None:

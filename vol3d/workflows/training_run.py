@@ -130,6 +130,7 @@ class TrainingRun:
         generator = torch.Generator().manual_seed(self.plan.config.training.seed)
         network = build(self.plan.network, self.plan.channels, self.plan.outputs, generator=generator)
         loss = make_loss(self.plan.config.loss, self.meaning, self.known, network)
+        self.held.factors = self.end.factors(network)
         state: TrainingState | None = None
         if resuming and not any(self.run.checkpoints.glob("checkpoint-*")):
             self.tell.note(f"resuming {self.run.folder} from the beginning: it was stopped before its first checkpoint")

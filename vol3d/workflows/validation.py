@@ -26,7 +26,8 @@ class HeldOut:
     """Predicts the held-out labels' surroundings and scores them. cases and labels in one order; None: nothing held.
 
     meaning: of the labels; planes: of a 2-D network, the axes across which it goes slice by slice. patch: the
-    network's input in training.
+    network's input in training. factors: (S, K), by each of which class probabilities are multiplied before the most
+    probable class is taken; what scores best counts (class weights will be taken back from the network after training).
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class HeldOut:
         self._planes, self._patch = planes, patch
         self._current = current
         self.scores: list[Score] = []
+        self.factors = np.ones((1, len(self._table)))
 
     def __bool__(self) -> bool:
         return bool(self._pairs)
@@ -114,13 +116,17 @@ class HeldOut:
         return ValueScore.from_json(value) if self._spec.kind == "regression" else HeldOutScore.from_json(value)
 
     def _classes(self, network: Any) -> HeldOutScore:  # noqa: ANN401  as above
-        counts = Contingency.empty(len(self._table))
+        classes = len(self._table)
+        counts = [Contingency.empty(classes) for _ in self.factors]
         for case, labels in self._pairs:
             for slab in self._slabs(network, case, labels, logits=False):
-                here = slice(slab.start, slab.stop)
-                winner = slab.values.argmax(axis=0)
-                counts += Contingency.from_labels(winner, labels.classes[here], labels.labeled[here], len(self._table))
-        return HeldOutScore.from_counts(counts, self._table)
+                known = labels.labeled[slab.start : slab.stop]
+                truth, said = labels.classes[slab.start : slab.stop][known], slab.values[:, known]
+                for number, factors in enumerate(self.factors):
+                    winner = (said * factors[:, None]).argmax(axis=0)
+                    counts[number] += Contingency.from_labels(winner, truth, np.ones_like(truth, dtype=bool), classes)
+        best = max(counts, key=lambda one: one.mean_iou() if one.voxels else 0.0)
+        return HeldOutScore.from_counts(best, self._table)
 
     def _values(self, network: Any) -> ValueScore:  # noqa: ANN401  as above
         predicted, truth = [], []
