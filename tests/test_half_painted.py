@@ -318,3 +318,14 @@ def test_a_model_with_a_classifier_predicts_the_pool_of_both(folder):
     wanted = np.exp(logs) / np.exp(logs).sum(0)
     assert np.abs(found[0.3] - wanted).max() < 1e-3
     assert np.abs(found[1.0] - own).max() > 0.05
+
+
+def test_labels_with_another_code_for_unlabeled_stand_as_they_say(folder):
+    codes = io.read(folder["sparse"])
+    other = codes.array[0].copy()
+    other[other == UNLABELED] = 77
+    path = str(folder["place"] / "other_code.nii.gz")
+    io.write_labels(path, other, codes, names=None)
+    found = vol3d.predict(folder["scan"], folder["run"], keep_drawn=path, unlabeled=77).codes
+    assert np.array_equal(found[other != 77], other[other != 77])
+    assert not (found == 77).any()

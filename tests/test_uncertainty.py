@@ -20,7 +20,6 @@ from vol3d.inference import (
     plan_axes,
     plan_for,
     predict_axes,
-    predict_entropy,
     predict_slabs,
     predict_uncertainty,
     whole_pass,
@@ -37,7 +36,6 @@ from vol3d.workflows.outcomes import outcome
 from vol3d.workflows.uncertainty import (
     CHANNELS,
     UncertainPass,
-    entropy_volume,
     labels_and_uncertainty,
     require_uncertainty_room,
     uncertainty_path,
@@ -146,7 +144,6 @@ def test_probabilities_are_those_of_prediction(padding, dimensions, shape, flips
     expected = np.concatenate([s.values for s in predict_axes(made, image, plans, **facts)], axis=1)
     np.testing.assert_allclose(shares, expected, atol=1e-12)
     np.testing.assert_allclose(entropy, normalized_entropy(expected), atol=1e-12)
-    np.testing.assert_allclose(predict_entropy(made, image, plans, **facts), entropy, atol=1e-6)
     np.testing.assert_allclose(confidence, expected.max(axis=0), atol=1e-12)
     assert (mutual >= 0).all()
     assert (mutual <= entropy + 1e-12).all()
@@ -338,8 +335,6 @@ def test_labels_and_uncertainty_come_from_one_pass(spacing_mm, dimensions):
     assert ((maps >= 0) & (maps <= 1)).all()
     assert (maps[1] <= maps[0] + 1e-5).all()
     assert maps[1].max() > 1e-4
-    plain = entropy_volume(model, image, CPU, InferenceConfig(), flip_axes=(0, 1, 2))
-    np.testing.assert_allclose(maps[0], plain, atol=1e-5)
     found = UncertainPass([(model, model.build())], image, CPU, InferenceConfig(), Quiet())
     shares = image.undo.probabilities(found.slabs(), 2)
     np.testing.assert_array_equal(labels, shares.argmax(axis=0))
@@ -383,8 +378,6 @@ def test_values_have_no_uncertainty():
     image = Preprocessing.from_json(model.preprocessing).apply(volume())
     with pytest.raises(ConfigError, match="--uncertainty"):
         UncertainPass([(model, model.build())], image, CPU, InferenceConfig(), Quiet())
-    with pytest.raises(ConfigError, match="--uncertainty"):
-        entropy_volume(model, image, CPU, InferenceConfig())
 
 
 # Files and pictures

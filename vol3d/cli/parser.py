@@ -2,40 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
-import difflib
-from collections.abc import Callable
-from typing import NoReturn
-
+from vol3d.cli.arguments import Parser, codes, count
 from vol3d.version import __version__
 
 TASKS = ("semantic", "instances", "panoptic", "regression")
 NETWORKS = ("unet", "fcn", "unet_plus_plus", "unet3plus", "deeplab_v3_plus", "encoder_unet")
 EXPERIMENTS = ("folds", "slices", "batchnorm", "dimensions", "volumes", "paper")
 _FILES = "NIfTI (.nii, .nii.gz), HDF5 (file.h5 or file.h5:dataset), NRRD, MHA or MHD"
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser that answers a misspelt flag with the one that was probably meant."""
-
-    def __init__(self, *args: object, **kwargs: object) -> None:
-        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-        kwargs.setdefault("allow_abbrev", False)
-        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
-
-    def error(self, message: str) -> NoReturn:
-        """Print one line and exit with 2."""
-        prefix = "unrecognized arguments: "
-        if message.startswith(prefix):
-            message = self._explain_unknown(message.removeprefix(prefix))
-        self.exit(2, f"{self.prog}: {message} (see `{self.prog} --help`)\n")
-
-    def _explain_unknown(self, rest: str) -> str:
-        flags = [word.partition("=")[0] for word in rest.split() if word.startswith("-")]
-        if not flags:
-            return f"unexpected argument: {rest}"
-        near = difflib.get_close_matches(flags[0], list(self._option_string_actions), 1, 0.5)
-        return f"unknown option {flags[0]}" + (f". Did you mean {near[0]}?" if near else ".")
 
 
 def build_parser() -> Parser:
@@ -97,32 +70,13 @@ paper       all of it, as far as the data allow
 Rows are kept as they finish (results.csv); --resume FOLDER goes on with what is missing."""
 
 
-def _count(least: int) -> Callable[[str], int]:
-    """A whole number from `least` on."""
-
-    def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"expected a whole number from {least} on, found {text!r}")
-        return int(text)
-
-    return parse
-
-
-def _codes(text: str) -> tuple[int, ...]:
-    """Codes with commas between them."""
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() for part in parts):
-        raise argparse.ArgumentTypeError(f"expected codes such as 1,4, found {text!r}")
-    return tuple(int(part) for part in parts)
-
-
 def _common(parser: Parser) -> None:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
 def _reading(parser: Parser) -> None:
     parser.add_argument(
-        "--channel", type=_count(0), metavar="N", help="take this channel of a multi-channel scan (0-based)"
+        "--channel", type=count(0), metavar="N", help="take this channel of a multi-channel scan (0-based)"
     )
     parser.add_argument("--nan", type=float, metavar="VALUE", help="replace NaN and Inf voxels by VALUE")
     parser.add_argument("--xform", choices=["sform", "qform"], help="which to trust where a NIfTI's two disagree")
@@ -131,7 +85,7 @@ def _reading(parser: Parser) -> None:
 def _meaning(parser: Parser) -> None:
     parser.add_argument(
         "--unlabeled",
-        type=_count(0),
+        type=count(0),
         action="append",
         metavar="CODE",
         help="this code means: nobody annotated the voxel",
@@ -166,13 +120,13 @@ def _train(parser: Parser) -> None:
     parser.add_argument("--network", choices=NETWORKS, help="a kind of network, sized for the data (default: unet)")
     parser.add_argument("--dimensions", type=int, choices=[2, 3], help="a 2-D network goes slice by slice (default: 3)")
     parser.add_argument("--planes", nargs="+", choices=["x", "y", "z"], help="axes across which a 2-D network goes")
-    parser.add_argument("--width", type=_count(1), metavar="N", help="channels of the network's finest level")
+    parser.add_argument("--width", type=count(1), metavar="N", help="channels of the network's finest level")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--time-budget", metavar="TIME", help="end after this time, such as 90s, 10m or 1.5h")
-    length.add_argument("--iterations", type=_count(1), metavar="N", help="optimise for exactly N iterations")
+    length.add_argument("--iterations", type=count(1), metavar="N", help="optimise for exactly N iterations")
     parser.add_argument("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N (default: auto)")
-    parser.add_argument("--seed", type=_count(0), metavar="N", help="the same data, config and seed give the same run")
-    parser.add_argument("--workers", type=_count(0), metavar="N", help="processes that cut patches (0: none)")
+    parser.add_argument("--seed", type=count(0), metavar="N", help="the same data, config and seed give the same run")
+    parser.add_argument("--workers", type=count(0), metavar="N", help="processes that cut patches (0: none)")
     parser.add_argument("--no-refit", action="store_true", help="never train on the held-out slices")
     parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override a value of the config")
     parser.add_argument(
@@ -204,9 +158,9 @@ def _predict(parser: Parser) -> None:
         parser.add_argument(flag, nargs="?", const="", metavar="LABELS", help=f"{told} (default: the run's labels)")
     _meaning(parser)
     parser.add_argument(
-        "--tile", nargs=3, type=_count(1), metavar=("X", "Y", "Z"), help="input size of a tile in voxels"
+        "--tile", nargs=3, type=count(1), metavar=("X", "Y", "Z"), help="input size of a tile in voxels"
     )
-    parser.add_argument("--prune", type=_count(1), metavar="DEPTH", help="use a U-Net++ only this deep: faster")
+    parser.add_argument("--prune", type=count(1), metavar="DEPTH", help="use a U-Net++ only this deep: faster")
     parser.add_argument("--max-memory", metavar="SIZE", help="memory to plan with, such as 8GB")
     parser.add_argument("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or cuda:N (default: auto)")
     parser.add_argument("--no-preview", action="store_true", help="write no PNG beside the label map")
@@ -215,10 +169,10 @@ def _predict(parser: Parser) -> None:
 
 
 def _panoptic(parser: Parser) -> None:
-    parser.add_argument("--divisor", type=_count(2), metavar="N", help="panoptic: code = class × N + object (1000)")
+    parser.add_argument("--divisor", type=count(2), metavar="N", help="panoptic: code = class × N + object (1000)")
     parser.add_argument(
         "--things",
-        type=_codes,
+        type=codes,
         metavar="CODES",
         help="panoptic: classes of single objects, such as 1,4 (default: those with an object number other than 0)",
     )
@@ -274,14 +228,14 @@ def _suggest(parser: Parser) -> None:
     parser.add_argument("scan", metavar="SCAN", help=_FILES)
     parser.add_argument("-m", "--model", metavar="MODEL", help="model file or run folder (default: newest in ./runs)")
     parser.add_argument("-l", "--labels", metavar="LABELS", help="what is painted (default: as the run had it)")
-    parser.add_argument("-n", "--slices", type=_count(1), default=3, metavar="N", help="how many slices (default: 3)")
+    parser.add_argument("-n", "--slices", type=count(1), default=3, metavar="N", help="how many slices (default: 3)")
     parser.add_argument("-o", "--output", metavar="OUT", help="label file to paint in (default: SCAN_paint beside it)")
     parser.add_argument("--axes", nargs="+", choices=["x", "y", "z"], help="across which axes (default: all)")
     parser.add_argument("--reach", type=float, metavar="MM", help="how far a slice tells (default: 1/5 of the extent)")
     parser.add_argument("--per-voxel", action="store_true", help="choose by gain per voxel to paint, not per slice")
     meaning = parser.add_mutually_exclusive_group()
     meaning.add_argument(
-        "--unlabeled", type=_count(0), action="append", metavar="CODE", help="this code of LABELS: nobody annotated"
+        "--unlabeled", type=count(0), action="append", metavar="CODE", help="this code of LABELS: nobody annotated"
     )
     meaning.add_argument(
         "--annotated-slices", nargs="+", metavar="AXIS=N,N", help="only these slices of LABELS are annotated"
@@ -304,22 +258,22 @@ def _experiment(parser: Parser) -> None:
     parser.add_argument("-o", "--output", metavar="FOLDER", help="results (default: experiments/DATE-KIND)")
     _meaning(parser)
     _reading(parser)
-    parser.add_argument("--folds", type=_count(2), metavar="N", help="folds of annotated slices (default: 3)")
+    parser.add_argument("--folds", type=count(2), metavar="N", help="folds of annotated slices (default: 3)")
     parser.add_argument(
         "--slices", nargs="+", metavar="X,Y,Z", help="slices across each axis, as in: --slices 1,1,1 3,3,2 5,5,3"
     )
-    parser.add_argument("--seeds", type=_count(1), metavar="N", help="trainings of each, N seeds on (default: 3)")
+    parser.add_argument("--seeds", type=count(1), metavar="N", help="trainings of each, N seeds on (default: 3)")
     parser.add_argument("--batchnorm", choices=["on", "off", "both"], help="of folds, slices, dimensions and volumes")
     parser.add_argument("--network", choices=NETWORKS, help="a kind of network, sized for the data (default: unet)")
     parser.add_argument("--dimensions", type=int, choices=[2, 3], help="a 2-D network goes slice by slice (default: 3)")
     parser.add_argument("--planes", nargs="+", choices=["x", "y", "z"], help="of 2-D networks (default: all, averaged)")
-    parser.add_argument("--width", type=_count(1), metavar="N", help="channels of the network's finest level")
+    parser.add_argument("--width", type=count(1), metavar="N", help="channels of the network's finest level")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--time-budget", metavar="TIME", help="of every training, such as 90s or 5m (default: 5m)")
-    length.add_argument("--iterations", type=_count(1), metavar="N", help="of every training")
+    length.add_argument("--iterations", type=count(1), metavar="N", help="of every training")
     parser.add_argument("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N (default: auto)")
-    parser.add_argument("--seed", type=_count(0), metavar="N", help="the first of the seeds (default: 0)")
-    parser.add_argument("--workers", type=_count(0), metavar="N", help="processes that cut patches (0: none)")
+    parser.add_argument("--seed", type=count(0), metavar="N", help="the first of the seeds (default: 0)")
+    parser.add_argument("--workers", type=count(0), metavar="N", help="processes that cut patches (0: none)")
     parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override a value of the config")
     parser.add_argument("--resume", metavar="FOLDER", help="go on with an experiment; its rows are kept")
     parser.add_argument("--keep-runs", action="store_true", help="keep the run folder of every row: FOLDER/runs")

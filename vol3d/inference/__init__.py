@@ -22,7 +22,6 @@ if TYPE_CHECKING:
         Member,
         UncertaintySlab,
         normalized_entropy,
-        predict_entropy,
         predict_uncertainty,
     )
     from vol3d.inference.whole import whole_pass
@@ -40,7 +39,6 @@ __all__ = [
     "plan_for",
     "plan_tiles",
     "predict_axes",
-    "predict_entropy",
     "predict_flips",
     "predict_slabs",
     "predict_uncertainty",
@@ -53,7 +51,6 @@ _HOME = {
     "bytes_per_voxel": "footprint",
     "normalized_entropy": "uncertainty",
     "predict_axes": "average",
-    "predict_entropy": "uncertainty",
     "predict_flips": "flips",
     "predict_slabs": "predict",
     "predict_uncertainty": "uncertainty",

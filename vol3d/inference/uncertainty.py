@@ -119,33 +119,6 @@ def predict_uncertainty(
     return (_averaged(parts) for parts in in_step(streams))
 
 
-def predict_entropy(  # noqa: PLR0913  what `predict_axes` takes
-    network: nn.Module,
-    image: NDArray[Any] | Tensor,
-    plans: Sequence[TilePlan],
-    *,
-    flip_axes: Sequence[int] = (),
-    temperature: float = 1.0,
-    device: str | torch.device = "cpu",
-    precision: str = "float32",
-    needed: NDArray[np.bool_] | None = None,
-    progress: Progress | None = None,
-) -> NDArray[np.float32]:
-    """The normalised entropy of what `predict_axes` says: float32 (X, Y, Z), 0 … 1; 0 where no tile answered."""
-    slabs = predict_axes(
-        network,
-        image,
-        plans,
-        flip_axes=flip_axes,
-        device=device,
-        precision=precision,
-        needed=needed,
-        temperature=temperature,
-        progress=progress,
-    )
-    return np.concatenate([normalized_entropy(slab.values) for slab in slabs]).astype(np.float32, copy=False)
-
-
 class _EntropyBeside(nn.Module):
     """Answers probabilities and, as a last channel, their entropy / log K, which is then averaged as they are.
 

@@ -124,6 +124,7 @@ def predict(  # noqa: PLR0913  keyword arguments of a verb
     uncertainty: bool = False,
     keep_drawn: bool | Source = False,
     provenance: bool = False,
+    unlabeled: int | Sequence[int] | None = None,
     tile: tuple[int, ...] | None = None,
     prune: int | None = None,
     max_memory_gb: float | None = None,
@@ -139,8 +140,9 @@ def predict(  # noqa: PLR0913  keyword arguments of a verb
     scan: a file, a `Volume`, or an array (X, Y, Z) or (C, X, Y, Z) with `spacing_mm`. model: a bundle, a model file, a
     run folder, or None for the newest run under ./runs. prune: of a U-Net++, how deep it goes. uncertainty:
     also where the answers are unsure. keep_drawn: True, or the labels that were drawn on the scan: they stand as drawn;
-    provenance: also write which voxels those are. Returns a `Prediction`;
-    its `codes` are (X, Y, Z): class codes, object numbers or values, as the model's task has it.
+    provenance: also write which voxels those are. unlabeled: codes of those labels that mean nobody drew a voxel; None:
+    as in the run. Returns a `Prediction`; its `codes` are (X, Y, Z): class codes, object numbers or values, as the
+    model's task has it.
     """
     from vol3d.workflows.outputs import PredictOptions
     from vol3d.workflows.predict import predict as run
@@ -152,6 +154,7 @@ def predict(  # noqa: PLR0913  keyword arguments of a verb
         keep_drawn=keep_drawn is not False,
         provenance=provenance,
         drawn=None if isinstance(keep_drawn, bool) else keep_drawn,
+        drawn_meaning=None if unlabeled is None else _meaning(unlabeled, None, dense=False),
         tile=tile,
         prune=prune,
         max_memory_gb=max_memory_gb,

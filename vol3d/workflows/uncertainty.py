@@ -105,33 +105,6 @@ def labels_and_uncertainty(
     return labels, found.maps(image.undo)
 
 
-def entropy_volume(
-    bundle: ModelBundle,
-    image: PreparedImage,
-    device: Device,
-    settings: InferenceConfig,
-    *,
-    flip_axes: Sequence[int] = (),
-) -> NDArray[np.float32]:
-    """The normalised entropy of a model's prediction on the scan's grid: float32 (X, Y, Z), 0 … 1.
-
-    On the prepared grid, for a network at hand: `inference.predict_entropy`.
-    """
-    network = bundle.build(device.name)
-    require_probabilities([(bundle, network)])
-    _, x, y, z = image.array.shape
-    entropy = inference.predict_entropy(
-        network,
-        image.array,
-        tile_plans(network, (x, y, z), device, settings, bundle.task.planes, trained_patch(bundle)),
-        flip_axes=flip_axes,
-        temperature=bundle.temperature,
-        device=device.name,
-        precision=device.precision,
-    )
-    return image.undo.probabilities([Slab(0, entropy[None])], 1)[0]
-
-
 def uncertainty_path(target: str) -> str:
     """Where the uncertainty of the prediction `target` goes: scan_seg.nii.gz → scan_seg_uncertainty.nii.gz."""
     return io.default_output(target, TAG)
