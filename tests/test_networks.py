@@ -21,6 +21,7 @@ from vol3d.networks import (
     build,
     current_statistics,
     flops,
+    freeze_statistics,
     initialise,
     network_geometry,
     paper_parameter_count,
@@ -442,6 +443,23 @@ def test_reestimated_statistics_are_the_average_over_batches() -> None:
     assert norm.momentum == 0.1
     assert torch.allclose(norm.running_mean, torch.stack([m.mean(1) for m in maps]).mean(0), atol=1e-5)
     assert torch.allclose(norm.running_var, torch.stack([m.var(1) for m in maps]).mean(0), rtol=1e-4)
+
+
+def test_frozen_statistics_are_used_in_training_and_stay() -> None:
+    network = _network({"encoder": ((4,),)}).train()
+    image = _image(network, (6, 6, 6))
+    network(100 * image)
+    measured = {name: value + 1 for name, value in network.state_dict().items()}
+    freeze_statistics(network, measured)
+    norm = next(module for module in network.modules() if isinstance(module, nn.BatchNorm3d))
+    kept = norm.running_mean.clone()
+    taken = {name for name, value in network.state_dict().items() if torch.equal(measured[name], value)}
+    assert taken == {name for name in measured if "running" in name}
+    answer = network(image)
+    assert torch.equal(norm.running_mean, kept)
+    assert torch.equal(network.eval()(image), answer)
+    network.train()(image)
+    assert not torch.equal(norm.running_mean, kept)
 
 
 def test_reestimate_without_batches_or_batch_norm_changes_nothing() -> None:

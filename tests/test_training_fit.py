@@ -68,9 +68,9 @@ def test_hooks_do_not_steer_the_run():
     assert states == [*range(1, 13), 12]
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_r19_interrupted_anywhere_the_losses_go_on_bit_for_bit(tmp_path, optimizer):
-    how = settings(**FULL, optimizer=optimizer)
+@pytest.mark.parametrize("changes", [{}, {"optimizer": "sgd"}, {"freeze_at": 4}], ids=["adamw", "sgd", "frozen"])
+def test_r19_interrupted_anywhere_the_losses_go_on_bit_for_bit(tmp_path, changes):
+    how = settings(**FULL, **changes)
     whole = run(how, _stages(), validate=score)
     for at in range(1, 12):  # within stages, at their ends, at validations
         part = run(how, _stages(), validate=score, **_stop_at(at))
@@ -105,6 +105,22 @@ def test_r19_holds_in_mixed_precision_and_channels_last(tmp_path, precision):
     assert losses(rest) == losses(whole)
     assert rest.state.scaler == whole.state.scaler
     assert losses(whole) == pytest.approx(losses(run(settings(6))), rel=0.1)
+
+
+@pytest.mark.parametrize("ema", [None, 0.9])
+def test_statistics_are_frozen_at_the_averaged_ones_and_learned_with(ema):
+    changes = {"ema_decay": ema, "freeze_at": 5}
+    seen = [run(settings(12, **changes), **_stop_at(at)).state for at in (5, 6, 12)]
+    before = seen[0].model if ema is None else seen[0].averaged
+    for state in seen[1:]:
+        for name in ("1.running_mean", "1.running_var"):
+            assert torch.equal(state.model[name], before[name])
+    network = tiny_network()
+    result = run(settings(12, **changes), network=network)
+    assert not network[1].training
+    thawed = run(settings(12, ema_decay=ema))
+    assert losses(result)[:5] == losses(thawed)[:5]
+    assert losses(result)[5:] != losses(thawed)[5:]
 
 
 def test_resuming_a_finished_run_gives_its_result():

@@ -229,9 +229,10 @@ class TrainingConfig(Section):
     refit_fraction: Fraction = Field(0.25, description="last part of the schedule, which sees held-out labels too")
     validations: Annotated[int, Field(ge=0)] = Field(5, description="how often to validate before the refit")
     checkpoint_minutes: Positive = 5.0
-    batch_statistics: Literal["running", "reestimate", "current"] = Field(
+    batch_statistics: Literal["frozen", "running", "reestimate", "current"] = Field(
         "reestimate",
-        description="BatchNorm at test time: as averaged in training, measured again after it, or the tile's own",
+        description="BatchNorm at test time: as frozen halfway through training (in short runs measured again after "
+        "it), as averaged in training, measured again after it, or the tile's own",
     )
 
     @model_validator(mode="after")

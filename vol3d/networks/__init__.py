@@ -15,6 +15,7 @@ from vol3d.networks.geometry import NetworkGeometry, network_geometry
 if TYPE_CHECKING:
     from vol3d.networks.batch_statistics import (
         current_statistics,
+        freeze_statistics,
         reestimate,
         use_current_statistics,
         uses_current_statistics,
@@ -48,6 +49,7 @@ __all__ = [
     "current_statistics",
     "expected_tensors",
     "flops",
+    "freeze_statistics",
     "initialise",
     "load_encoder_weights",
     "network_geometry",
@@ -76,6 +78,7 @@ _HOME = {
     "paper_parameter_count": "counting",
     "parameter_count": "counting",
     "current_statistics": "batch_statistics",
+    "freeze_statistics": "batch_statistics",
     "reestimate": "batch_statistics",
     "use_current_statistics": "batch_statistics",
     "uses_current_statistics": "batch_statistics",

@@ -1,8 +1,8 @@
-"""Which statistics BatchNorm uses at test time: averaged while training, measured again after it, or the tile's own."""
+"""Which statistics BatchNorm uses: averaged while training, frozen, measured again after it, or the tile's own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -28,6 +28,24 @@ def use_current_statistics(network: nn.Module) -> None:
 def uses_current_statistics(network: nn.Module) -> bool:
     """Whether some BatchNorm normalises with its own input in evaluation, so that an answer depends on all of it."""
     return any(module.running_mean is None for module in _batch_norms(network))
+
+
+def freeze_statistics(network: nn.Module, measured: Mapping[str, Tensor] | None = None) -> None:
+    """Let every BatchNorm normalise with its running statistics from now on, in training too; they change no more.
+
+    What is learned from then on is learned for the statistics that are used at test time, not for those of each batch,
+    which in 3-D is a few patches that differ widely. measured: a state dict of the network, whose running statistics
+    are taken; None: those it has. Put back by `network.train()`.
+    """
+    own = network.state_dict()
+    for name, module in network.named_modules():
+        if not isinstance(module, BATCH_NORMS):
+            continue
+        module.eval()
+        for buffer in _BUFFERS[:2]:
+            key = f"{name}.{buffer}" if name else buffer
+            if measured is not None and key in own:
+                own[key].copy_(measured[key])
 
 
 @contextmanager

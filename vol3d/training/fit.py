@@ -118,6 +118,8 @@ class _Run:
         self.history: list[LogRow] = [] if start is None else list(start.history)
         self.began = time.monotonic() - (self.history[-1].seconds if self.history else 0.0)
         self.saved = time.monotonic()
+        if settings.freeze_at is not None and self.iteration > settings.freeze_at:
+            learner.freeze(anew=False)
 
     def through(self, stage: Stage, should_stop: Callable[[], bool]) -> bool:
         """Run to the stage's end; True if stopped before."""
@@ -146,6 +148,8 @@ class _Run:
     def _iterate(self, stage: Stage, batches: list[Batch], stream: Iterator[list[Batch]]) -> list[Batch] | None:
         """One whole iteration; returns the next one's batches, fetched while the device computes."""
         started = time.monotonic()
+        if self.iteration == self.settings.freeze_at:
+            self.learner.freeze(anew=True)
         pending = self.learner.gradients(batches, self.iteration)
         following = self._next(stream)
         value, norm = pending.read()

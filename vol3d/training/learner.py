@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vol3d.errors import ModelError
+from vol3d.networks import freeze_statistics
 from vol3d.training.averaging import AveragedWeights
 from vol3d.training.loader import Batch
 from vol3d.training.optimizer import (
@@ -72,6 +73,10 @@ class Learner:
         self._fabric_optimizer.step()
         if self.averaged is not None:
             self.averaged.update(self.network, iteration)
+
+    def freeze(self, *, anew: bool) -> None:
+        """Freeze BatchNorm's statistics. anew: at those of the averaged weights, if any, which are smoother."""
+        freeze_statistics(self.network, self.averaged.values if anew and self.averaged is not None else None)
 
     @property
     def weights(self) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ class FitSettings:
     of a step, on every process. workers: data processes, 0 cuts patches in this one. gradient_clip: largest norm of
     the gradient or None. ema_decay: averaged weights or None. channels_last: memory layout of the convolutions.
     compile: through `torch.compile`. checkpoint_seconds: time between two checkpoints.
+    freeze_at: iteration (0-based) from which BatchNorm's statistics are frozen, or None; see `freeze_statistics`.
     seed: of what a network draws at random while it learns.
     """
 
@@ -33,6 +34,7 @@ class FitSettings:
     channels_last: bool = False
     compile: bool = False
     checkpoint_seconds: float = 300.0
+    freeze_at: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -10,6 +10,7 @@ import lightning_fabric
 import torch
 
 from vol3d.training import FitSettings, PatchSource, time_steps
+from vol3d.workflows.batch_statistics import reestimates
 from vol3d.workflows.listener import Listener
 from vol3d.workflows.live_preview import PREVIEW_SHARE
 from vol3d.workflows.plan import Plan
@@ -72,13 +73,15 @@ class Budget:
             held.score(network)
             validation = time.monotonic() - begin
             network.train()
-        passes = 2 * REESTIMATION_BATCHES * _FORWARD_SHARE * step if training.batch_statistics == "reestimate" else 0.0
-        left = training.time_budget_s - self.elapsed() - _CLOSING_SECONDS - passes
+        left = training.time_budget_s - self.elapsed() - _CLOSING_SECONDS
         validations = training.validations
         if validation > 0:
             validations = min(validations, int(_VALIDATION_SHARE * max(left, 0) / validation))
         left *= 1 - PREVIEW_SHARE
-        iterations = max(1, int((left - validation * (validations + 3)) / step))  # score, calibration, pictures
+        left -= validation * (validations + 3)  # score, calibration, pictures
+        iterations = max(1, int(left / step))
+        if reestimates(training, iterations):
+            iterations = max(1, int(left / step - 2 * REESTIMATION_BATCHES * _FORWARD_SHARE))
         if iterations < _FEW:
             tell.warn(
                 f"only {iterations} iterations of {step:.2g} s fit into {training.time_budget_s:g} s; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vol3d.training import FitSettings, PatchSource, Stage
+from vol3d.workflows.batch_statistics import freeze_at
 from vol3d.workflows.budget import Length
 from vol3d.workflows.plan import Plan
 
@@ -47,6 +48,7 @@ def fit_settings(plan: Plan, iterations: int) -> FitSettings:
         channels_last=training.channels_last,
         compile=training.compile,
         checkpoint_seconds=60 * training.checkpoint_minutes,
+        freeze_at=freeze_at(training, iterations),
         seed=training.seed,
     )
 

@@ -27,6 +27,7 @@ from vol3d.training import (
 from vol3d.transforms import Preprocessing
 from vol3d.volume import SparseLabels
 from vol3d.workflows.baselines import BaselineScore, score_baseline, score_interpolation
+from vol3d.workflows.batch_statistics import reestimates
 from vol3d.workflows.budget import REESTIMATION_BATCHES, Budget
 from vol3d.workflows.case import Case
 from vol3d.workflows.continuing import Earlier, keep_start, tell_what_is_new, write_painted
@@ -111,6 +112,7 @@ class TrainingRun:
         self.patches = patch_dataset(cases, first, cut, training.seed)
         self.end = StageEnd(self.held, meaning, plan.config.loss, self.known, earlier, tell, guided=bool(self.guided))
         self.classifier_score: BaselineScore | None = None
+        self.reestimates = False
         if self.guided:
             self.classifier_score = score_baseline(PixelChannels(seen), cases, self.splits, meaning)
         self.preview = LivePreview(run.folder, self.shown[0], self.table, plan, budget.started, tell)
@@ -151,6 +153,7 @@ class TrainingRun:
             self.fabric,
         )
         iterations = length.iterations
+        self.reestimates = reestimates(self.plan.config.training, iterations)
         stages = make_stages(self.plan, length, self.patches, self.all_patches, held=bool(self.held))
         self.run.start(self.plan, length, self.meaning, self.splits, leads=self.fabric.is_global_zero)
         self._keep_start()
@@ -205,7 +208,7 @@ class TrainingRun:
 
     def _validated_stage(self, network: torch.nn.Module) -> None:
         """With the best weights, before held-out labels are learned from."""
-        if self.plan.config.training.batch_statistics == "reestimate":
+        if self.reestimates:
             network.to(self.plan.device.name)
             reestimate(network, self._images(self.patches, REESTIMATION_BATCHES))
         self.run.record |= self.end.measure(network)
@@ -213,7 +216,7 @@ class TrainingRun:
     def _finish(self, network: torch.nn.Module, result: FitResult, stages: list[Stage]) -> TrainResult:
         network.load_state_dict(result.weights)
         network.to(self.plan.device.name)
-        if self.plan.config.training.batch_statistics == "reestimate":
+        if self.reestimates:
             reestimate(network, self._images(stages[-1].dataset, result.state.iteration))
         self.end.shift(network)
         bundle = ModelBundle(

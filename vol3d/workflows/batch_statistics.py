@@ -1,0 +1,20 @@
+"""When BatchNorm's statistics are frozen, or measured again, in a run."""
+
+from __future__ import annotations
+
+from vol3d.config import TrainingConfig
+
+_FROZEN_FROM, _ENOUGH = 0.5, 100  # part of a run after which statistics are frozen; iterations, if it has so many
+
+
+def freeze_at(training: TrainingConfig, iterations: int) -> int | None:
+    """The iteration (0-based) from which they are frozen; None: never, also in a run too short to know them by then."""
+    if training.batch_statistics != "frozen" or iterations < _ENOUGH:
+        return None
+    return round(_FROZEN_FROM * iterations)
+
+
+def reestimates(training: TrainingConfig, iterations: int) -> bool:
+    """Whether they are measured again after so many iterations."""
+    wanted = training.batch_statistics
+    return wanted == "reestimate" or (wanted == "frozen" and freeze_at(training, iterations) is None)
