@@ -32,6 +32,7 @@ METHODS = ("vol3d", "random forest", "MONAI script")
 PARTS = {
     "default": [],
     "no pixel classifier": ["pixel_classifier.use=no"],
+    "BatchNorm frozen halfway": ["training.batch_statistics=frozen"],
     "no averaged weights": ["training.ema_decay=0"],
     "no flips": ["augment.flip_probability=0"],
     "no rotation, scaling, deformation": ["augment.spatial_probability=0"],

@@ -38,7 +38,7 @@ class Calibration:
     temperature: to be stored in the model, fitted to all voxels that were looked at. before: with temperature 1, the
     network as it is. prior_share: how much of the class weights of the loss is taken back from its logits, 0 … 1.
     Weights make a network see a rare class where it only may be, which is good for learning and moves borders outwards.
-    pool_weight: how much a pixel classifier counts beside it, see `LogPool`. Both are those with the highest mean IoU.
+    pool_weight: how much a pixel classifier counts beside it, see `LogPool`. `combination` chose both.
     after: every half of the voxels with the temperature of the other half, so that none is judged by what was fitted to
     it. halves: these two temperatures; None where the labels could not be halved, and `temperature` then is 1.
     """
