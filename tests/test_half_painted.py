@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from dataclasses import replace
+from types import SimpleNamespace
 
 import nibabel
 import numpy as np
@@ -19,8 +20,8 @@ from vol3d.cli.main import main
 from vol3d.config import parse_config
 from vol3d.errors import ConfigError, ModelError
 from vol3d.volume import Affine, SparseLabels
-from vol3d.workflows.calibration import combination, offsets
 from vol3d.workflows.case import Case
+from vol3d.workflows.combination import combination, offsets
 from vol3d.workflows.continuing import PAINTED_FILE
 from vol3d.workflows.live_preview import PREVIEW_FILE
 from vol3d.workflows.pixel_channels import guide, prepare, wants_classifier
@@ -70,6 +71,17 @@ def test_a_run_leaves_a_model_with_its_classifier_a_preview_a_report_and_a_calib
     assert "interpolation" in text
     assert str(folder["place"]) not in text
     assert (run / "reliability.png").is_file()
+
+
+def test_a_network_is_given_the_channels_it_takes_and_never_fewer_than_the_scan_has():
+    labels = SparseLabels(np.zeros((4, 4, 4), np.uint8), np.ones((4, 4, 4), bool), Affine.from_spacing((1.0, 1.0, 1.0)))
+    case = Case("scan", torch.arange(4.0).reshape(4, 1, 1, 1).expand(4, 4, 4, 4), labels, (1.0, 1.0, 1.0), {})
+    guided = replace(case, extra_channels=3)
+    seen = [len(guided.seen_by(SimpleNamespace(in_channels=count))) for count in (1, 4, 2)]
+    assert seen == [1, 4, 4]  # of the last one inference says that it does not fit
+    assert len(case.seen_by(SimpleNamespace(in_channels=1))) == 4
+    assert guided.classifier_logs[:, 0, 0, 0].tolist() == [1, 2, 3]
+    assert len(case.classifier_logs) == 0
 
 
 def test_the_preview_lies_on_the_scan_as_it_is_stored(folder):

@@ -236,6 +236,12 @@ def test_the_headline_says_what_the_network_adds(tmp_path, iou, said):
     assert f"Mean IoU without background on held-out labels: **0.600**. {said}" in text
 
 
+@pytest.mark.parametrize(("weight", "said"), [(0.35, True), (0.0, False)])
+def test_a_pixel_classifier_in_the_model_is_told(tmp_path, weight, said):
+    text = written(tmp_path, calibration=Calibration(0.1, 0.05, None, weight))
+    assert ("pixel classifier, which counts 35 %. That share was chosen on these labels." in text) is said
+
+
 def test_gain_per_class(tmp_path):
     rows = cells(RENDER.render(written(tmp_path, earlier=Earlier({"ball": 0.7}, 0.7)).split("## Before")[1]), "class")
     assert rows[1:] == [
@@ -533,10 +539,11 @@ def test_calibration_is_passed_on(tmp_path):
     split = hold_out(case.labels, 3)
     errors = [SimpleNamespace(expected_calibration_error=value) for value in (0.2, 0.1)]
     (tmp_path / "reliability.png").touch()
-    found = SimpleNamespace(before=errors[0], after=errors[1], halves=(1.0, 2.0))
+    found = SimpleNamespace(before=errors[0], after=errors[1], halves=(1.0, 2.0), pool_weight=0.2)
     text = report_run(tmp_path, plan(), [case], MEANING, [split], outcome(case, split, calibration=found)).read_text()
     assert "0.200 before, 0.100 after calibration" in text
     assert "](reliability.png)" in text
+    assert "which counts 20 %" in text
     found.halves = None
     text = report_run(tmp_path, plan(), [case], MEANING, [split], outcome(case, split, calibration=found)).read_text()
     assert "labels: 0.200. At an error of 0," in text

@@ -197,8 +197,8 @@ def classify(classifiers: Sequence[PixelClassifier], image: Tensor, spacing_mm: 
 
 
 def log_probabilities(probabilities: Tensor) -> Tensor:
-    """Their natural logarithms, never below that of 1e-4; a new tensor of the same shape."""
-    return probabilities.clamp_min(_LEAST_PROBABILITY).log_()
+    """Their natural logarithms, never below that of 1e-4; in their place: the tensor itself is changed."""
+    return probabilities.clamp_min_(_LEAST_PROBABILITY).log_()
 
 
 def _balanced(known: LabeledFeatures, classes: int) -> NDArray[np.float32]:

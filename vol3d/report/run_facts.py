@@ -81,12 +81,14 @@ class Earlier:
 class Calibration:
     """Expected calibration errors on the held-out labels, 0 … 1; after: None where nothing was calibrated.
 
-    picture: a file in the run folder, or None.
+    picture: a file in the run folder, or None. pool_weight: how much a pixel classifier counts beside the network,
+    0 … 1.
     """
 
     before: float
     after: float | None = None
     picture: str | None = None
+    pool_weight: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -94,6 +94,11 @@ def _scores(facts: RunReport) -> str:
             "There are no scores and no pictures of errors. Paint at least four slices, or give dense labels of "
             "another scan to `vol3d evaluate`."
         )
+    if facts.calibration is not None and facts.calibration.pool_weight:
+        parts.append(
+            "What is called the network here is the network together with the pixel classifier, which counts "
+            f"{100 * facts.calibration.pool_weight:.0f} %. That share was chosen on these labels."
+        )
     if facts.refitted and (facts.network is not None or facts.values):
         parts.append(
             "These scores are of the network **before** the held-out labels joined its training; the saved model has "

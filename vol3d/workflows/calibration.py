@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from vol3d import inference
 from vol3d.config import InferenceConfig
 from vol3d.errors import ConfigError, LabelError
-from vol3d.metrics import Contingency, Reliability, fit_temperature, tempered
+from vol3d.metrics import Reliability, fit_temperature, tempered
 from vol3d.networks import current_statistics
 from vol3d.sampling import painted_slices
 from vol3d.volume import SparseLabels
 from vol3d.workflows.case import Case
+from vol3d.workflows.combination import combination, combined
 from vol3d.workflows.device import Device
 from vol3d.workflows.tiling import tile_plans
 
@@ -25,9 +26,6 @@ MOST_VOXELS = 200_000
 _MOST_VALUES = 1 << 24  # logits kept, all classes and members together
 _DENSE = 0.5  # above it labels are no slices
 _BLOCK = 16  # voxels along every axis
-_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
-_POOL_WEIGHTS = (0.0, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 1.0)
-_USUAL, _AS_GOOD = (0.35, 0.5), 0.005  # weight and share that are taken where no other is better by half a percent
 _SEED = 0  # of the voxels that are taken where there are too many
 
 
@@ -152,75 +150,16 @@ def calibrate(  # noqa: PLR0913  what `HeldOut` takes
         )
     classes = np.concatenate([known.classes[mask] for (_, known), mask in zip(held, masks, strict=True)])
     half = np.concatenate([away[mask] for away, mask in zip(second, masks, strict=True)])
-    others = [_classifier_logs(case, mask) for (case, _), mask in zip(held, masks, strict=True)]
-    other = np.concatenate([one for one in others if one is not None], axis=1) if others[0] is not None else None
+    other = None
+    if held[0][0].extra_channels:
+        logs = [case.classifier_logs.numpy()[:, mask] for (case, _), mask in zip(held, masks, strict=True)]
+        other = np.concatenate(logs, axis=1)
     weight, share = combination(logits, other, classes, class_weights)
-    found = cross_fitted(_combined(logits, other, class_weights, weight, share), classes, half)
+    found = cross_fitted(combined(logits, other, class_weights, weight, share), classes, half)
     if not share and not weight:
         return found
     before = Reliability.of(tempered(logits, 1.0), classes)
     return replace(found, before=before, prior_share=share, pool_weight=weight)
-
-
-def combination(
-    logits: NDArray[Any],
-    other: NDArray[Any] | None,
-    classes: NDArray[Any],
-    class_weights: NDArray[np.float64] | None,
-) -> tuple[float, float]:
-    """(how much `other` counts, share of the class weights to take back) for a high mean IoU on `classes`.
-
-    Of a few steps from 0 to 1 those are looked at that come within half a percent of the best IoU; a few slices tell no
-    smaller difference. Of these it is the nearest to what is right as a rule: 35 % and half of the weights. logits:
-    (M, K, N), of M members of one network. other: logarithms of a pixel classifier's probabilities, (K, N), or None.
-    class_weights: None or equal ones, nothing to take back. Source of taking back all of them: logit adjustment (Menon
-    et al. 2021).
-    """
-    everywhere = np.ones(classes.shape, dtype=bool)
-    found = {}
-    for weight in _POOL_WEIGHTS if other is not None else (0.0,):
-        for share in _SHARES if class_weights is not None and np.ptp(class_weights) > 0 else (0.0,):
-            winner = tempered(_combined(logits, other, class_weights, weight, share), 1.0).argmax(axis=0)
-            found[weight, share] = Contingency.from_labels(winner, classes, everywhere, logits.shape[1]).mean_iou()
-    good = [key for key, iou in found.items() if iou >= max(found.values()) - _AS_GOOD]
-    return min(good, key=lambda key: (abs(key[0] - _USUAL[0]) + abs(key[1] - _USUAL[1]), key))
-
-
-def _combined(
-    logits: NDArray[Any],
-    other: NDArray[Any] | None,
-    class_weights: NDArray[np.float64] | None,
-    weight: float,
-    share: float,
-) -> NDArray[Any]:
-    """What the model will answer, (M, K, N): as `LogPool` does, of logits that were shifted."""
-    shifted = logits - share * _log(class_weights, logits)
-    return shifted if other is None else (1 - weight) * shifted + weight * other[None]
-
-
-def _classifier_logs(case: Case, mask: NDArray[np.bool_]) -> NDArray[np.float32] | None:
-    """The pixel classifier's logarithms at the voxels of `mask`, (K, N); None where a case has none."""
-    if not case.extra_channels:
-        return None
-    logs: NDArray[np.float32] = case.image[-case.extra_channels :].numpy()[:, mask]
-    return logs
-
-
-def share_factors(class_weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What probabilities (K, …) are multiplied by to take back each share that is tried, (shares, K)."""
-    return np.exp([offsets(class_weights, share) for share in _SHARES])
-
-
-def offsets(class_weights: NDArray[np.float64], share: float) -> NDArray[np.float64]:
-    """What to add to the logits of every class, (K,), to take back a share of the weights."""
-    logs: NDArray[np.float64] = -share * np.log(np.where(class_weights > 0, class_weights, 1.0))
-    return logs
-
-
-def _log(class_weights: NDArray[np.float64] | None, logits: NDArray[Any]) -> NDArray[Any]:
-    """Logarithms of the weights as (1, K, 1); zeros for none."""
-    weights = np.ones(logits.shape[1]) if class_weights is None else class_weights
-    return (-offsets(weights, 1.0)).astype(logits.dtype)[None, :, None]
 
 
 def cross_fitted(logits: NDArray[Any], classes: NDArray[Any], half: NDArray[np.bool_]) -> Calibration:

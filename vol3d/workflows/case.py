@@ -40,8 +40,14 @@ class Case:
         return f"{'xyz'[stored]}={length - 1 - at if self.scan['flips'][axis] else at}"
 
     def seen_by(self, network: Any) -> torch.Tensor:  # noqa: ANN401  any module that states its channels
-        """The channels that `network` takes: of an image with a pixel classifier's, not all networks take these."""
-        return self.image[: getattr(network, "in_channels", None)]
+        """The channels that `network` takes: without the pixel classifier's where it takes as many as the scan has."""
+        own = len(self.image) - self.extra_channels
+        return self.image[:own] if getattr(network, "in_channels", None) == own else self.image
+
+    @property
+    def classifier_logs(self) -> torch.Tensor:
+        """Logarithms of the pixel classifier's class probabilities, (extra_channels, X, Y, Z)."""
+        return self.image[len(self.image) - self.extra_channels :]
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -49,8 +49,7 @@ class PixelChannels:
         own = next((one for one in self.cases if one.labels is case.labels), None)
         if own is None:
             return None
-        logs = own.image[-own.extra_channels :]
-        return logs.argmax(0).numpy().astype(np.min_scalar_type(len(logs) - 1))
+        return own.classifier_logs.argmax(0).numpy().astype(np.min_scalar_type(own.extra_channels - 1))
 
 
 def wants_classifier(config: Config, outputs: int, *, sized: bool) -> bool:
@@ -98,11 +97,6 @@ def prepare(volume: Volume, bundle: ModelBundle) -> PreparedImage:
     array[: len(image)] = image
     array[len(image) :] = log_probabilities(answer)
     return replace(prepared, array=array.numpy())
-
-
-def probabilities(case: Case) -> Tensor:
-    """What the pixel classifier says of a case with its channels, float32 (K, X, Y, Z)."""
-    return case.image[-case.extra_channels :].exp()
 
 
 def with_channels(case: Case, classifier: PixelClassifier | None) -> Case:

@@ -34,8 +34,7 @@ class Plan:
     """What a run will do. config: without open values.
 
     patch: the network's input, voxels along its axes. planes: of a 2-D network, the axes across which it goes slice by
-    slice. outputs: what the network answers per voxel. channels: of the image. classifier: whether a
-    pixel classifier learns beside it.
+    slice. outputs: what the network answers per voxel. channels: of the image.
     """
 
     config: Config
@@ -47,7 +46,11 @@ class Plan:
     batch_size: int
     device: Device
     planes: tuple[int, ...] = ()
-    classifier: bool = False
+
+    @property
+    def classifier(self) -> bool:
+        """Whether a pixel classifier learns beside the network."""
+        return self.config.pixel_classifier.use == "yes"
 
     @property
     def output(self) -> tuple[int, ...]:
@@ -94,7 +97,7 @@ def make_plan(config: Config, grids: list[Grid], channels: int, names: tuple[str
             ),
         }
     )
-    return Plan(settled, network, geometry, channels, len(names), size, batch, device, planes, classifier)
+    return Plan(settled, network, geometry, channels, len(names), size, batch, device, planes)
 
 
 def _planes(config: Config, dimensions: int, grids: list[Grid]) -> tuple[int, ...]:

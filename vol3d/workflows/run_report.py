@@ -228,7 +228,7 @@ def _calibration(folder: Path, outcome: Outcome) -> Calibration | None:
         return None
     picture = "reliability.png" if (folder / "reliability.png").is_file() else None
     after = None if found.halves is None else float(found.after.expected_calibration_error)
-    return Calibration(float(found.before.expected_calibration_error), after, picture)
+    return Calibration(float(found.before.expected_calibration_error), after, picture, found.pool_weight)
 
 
 def _notes(meaning: Meaning) -> tuple[str, ...]:

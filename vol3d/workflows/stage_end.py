@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from vol3d.config import LossConfig
 from vol3d.networks import LogPool, Network
 from vol3d.volume import SparseLabels
-from vol3d.workflows.calibration import Calibration, offsets, share_factors
+from vol3d.workflows.calibration import Calibration
+from vol3d.workflows.combination import offsets, share_factors
 from vol3d.workflows.continuing import Earlier
 from vol3d.workflows.listener import Listener
 from vol3d.workflows.meaning import Meaning

@@ -38,7 +38,7 @@ from vol3d.workflows.meaning import Meaning
 from vol3d.workflows.models import MODEL_FILE
 from vol3d.workflows.objective import make_loss
 from vol3d.workflows.patches import PatchCutter, patch_dataset
-from vol3d.workflows.pixel_channels import Guided, PixelChannels, guide, probabilities
+from vol3d.workflows.pixel_channels import Guided, PixelChannels, guide
 from vol3d.workflows.plan import Plan, without_files
 from vol3d.workflows.preview import training_preview
 from vol3d.workflows.processes import agree, open_fabric
@@ -191,7 +191,7 @@ class TrainingRun:
 
     def _first_preview(self, state: TrainingState | None) -> None:
         if self.guided and state is None and self.spec.kind == "semantic" and self.fabric.is_global_zero:
-            self.preview.show(probabilities(self.shown[0]))
+            self.preview.show(self.shown[0].classifier_logs.exp())
             self.run.record["first_preview_seconds"] = round(self.budget.elapsed(), 1)
             self.tell.note(f"first preview after {self.budget.elapsed():.0f} s: {self.preview.path}")
 
