@@ -252,6 +252,32 @@ def test_a_run_stopped_before_its_first_checkpoint_begins_again(tmp_path):
     assert vol3d.load_model(run).weights_sha256 == weights
 
 
+class PressesCtrlC(Quiet):
+    """Interrupts the process once, when `what` has got to its last step."""
+
+    def __init__(self, what):
+        self.what = what
+
+    def progress(self, what, done, total, fields):
+        if what == self.what and done == total:
+            self.what = None
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_r23_ctrl_c_in_the_last_iteration_is_not_lost(tmp_path):
+    scan, sparse, _ = write_case(tmp_path)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    options = {"unlabeled": UNLABELED, "config": TINY}
+    expected = vol3d.train(scan, sparse, **options, output=whole)
+    stopped = vol3d.train(scan, sparse, **options, output=broken, listener=PressesCtrlC("training"))
+    assert stopped.stopped
+    assert stopped.iterations == TINY["training"]["iterations"]
+    assert not (broken / "model.safetensors").exists()
+    resumed = vol3d.train(resume=broken)
+    assert resumed.bundle.weights_sha256 == expected.bundle.weights_sha256
+    assert losses(broken) == losses(whole)
+
+
 def test_resume_refuses_changed_labels(tmp_path):
     write_case(tmp_path)
     run = tmp_path / "run"

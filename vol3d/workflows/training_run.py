@@ -174,8 +174,9 @@ class TrainingRun:
                 on_validated_stage=self._validated_stage,
                 should_stop=interrupt.asked,
             )
-        if result.stopped or out is None:
-            return TrainResult(self.run.folder, None, None, None, result.stopped, result.state.iteration)
+        stopped = result.stopped or interrupt.asked()  # asked in the last iteration, too: its checkpoint is there
+        if stopped or out is None:
+            return TrainResult(self.run.folder, None, None, None, stopped, result.state.iteration)
         return self._finish(network, result, stages)
 
     def _keep_start(self) -> None:
