@@ -254,10 +254,10 @@ def _tensor(name, shape=(1,), begin=0, end=4, dtype="F32"):
 
 
 def _in_time(path, match=None):
-    began = time.monotonic()
+    began = time.process_time()  # not what other processes on the machine take
     with pytest.raises(ModelError, match=match) as caught:
         ModelBundle.load(path)
-    assert time.monotonic() - began < 2
+    assert time.process_time() - began < 2
     message = str(caught.value)
     assert "\n" not in message
     assert len(message) < 600
@@ -328,7 +328,8 @@ def test_r35_nested_or_malformed_headers_are_refused(saved):
     for key in _bundle().header().keys() - {"pixel_classifier"}:  # null there: none
         _in_time(_rewrite(saved, lambda header, k=key: {**header, k: None}), f"expected '{key}' in its header")
     _in_time(_rewrite(saved, lambda header: {**header, "pixel_classifier": 3}), "describes no pixel classifier")
-    described = {"members": 5, "hidden": 64, "scales": [1.0]}
+    features = {"scales": [1.0], "grid_scales": [], "textures": []}
+    described = {"members": 5, "hidden": 64, "features": features, "context": features}
     _in_time(_rewrite(saved, lambda header: {**header, "pixel_classifier": described}), "weights and network differ")
     deep = current = {}
     for _ in range(400):

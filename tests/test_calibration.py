@@ -20,6 +20,7 @@ from vol3d.networks import build
 from vol3d.report import reliability_png
 from vol3d.volume import Affine, LabelTable, SparseLabels
 from vol3d.workflows import calibration
+from vol3d.workflows.around import Looking
 from vol3d.workflows.calibration import Calibration, calibrate, cross_fitted
 from vol3d.workflows.case import Case
 from vol3d.workflows.device import Device
@@ -291,7 +292,7 @@ def test_a_network_that_is_too_sure_is_found_out_on_held_out_slices():
     image = np.random.default_rng(1).standard_normal((1, *shape)).astype(np.float32)
     labeled = slices(shape, (2, 5), (2, 15), (2, 25), (0, 20))
     case = case_of(whole_pass(made, image), labeled, image=image)
-    found = calibrate(Scaled(made, 3.0), [case, case], [case.labels, None], CPU, InferenceConfig())
+    found = calibrate(Scaled(made, 3.0), [case, case], [case.labels, None], Looking(CPU, InferenceConfig()))
     assert found.temperature == pytest.approx(3.0, rel=0.15)
     assert found.halves == pytest.approx((3.0, 3.0), rel=0.2)
     assert found.helps
@@ -302,7 +303,7 @@ def test_a_network_that_is_too_sure_is_found_out_on_held_out_slices():
     assert (again.temperature, again.halves) == (found.temperature, found.halves)
     np.testing.assert_array_equal(again.after.sums, found.after.sums)
     other = dataclasses.replace(case.labels, classes=np.where(labeled, case.labels.classes, 1))
-    same = calibrate(Scaled(made, 3.0), [case], [other], CPU, InferenceConfig())
+    same = calibrate(Scaled(made, 3.0), [case], [other], Looking(CPU, InferenceConfig()))
     assert same.temperature == found.temperature
     np.testing.assert_array_equal(same.after.sums, found.after.sums)
 
@@ -313,7 +314,7 @@ def test_planes_across_three_axes_are_calibrated_as_they_are_averaged():
     members = np.stack([whole_pass(made, image, planes=axis) for axis in range(3)])
     mean = np.mean([tempered(one.reshape(3, -1), 1.0) for one in members], axis=0).reshape(3, *shape)
     case = case_of(np.log(mean), np.ones(shape, bool), image=image)
-    found = calibrate(Scaled(made, 2.0), [case], [case.labels], CPU, InferenceConfig(), planes=(0, 1, 2))
+    found = calibrate(Scaled(made, 2.0), [case], [case.labels], Looking(CPU, InferenceConfig(), (0, 1, 2)))
     assert found.temperature == pytest.approx(2.0, rel=0.15)
     assert found.before.voxels == np.prod(shape)
 
@@ -324,7 +325,7 @@ def test_too_many_voxels_are_thinned_the_same_way_every_time(monkeypatch):
     image = np.random.default_rng(3).standard_normal((1, *shape)).astype(np.float32)
     case = case_of(whole_pass(made, image), np.ones(shape, bool), image=image)
     few = case_of(whole_pass(made, image), slices(shape, (1, 3)), image=image)
-    facts = ([case, few], [case.labels, few.labels], CPU, InferenceConfig())
+    facts = ([case, few], [case.labels, few.labels], Looking(CPU, InferenceConfig()))
     one, two = (calibrate(Scaled(made, 2.0), *facts) for _ in range(2))
     assert one.before.voxels == 900
     assert one.temperature == two.temperature == pytest.approx(2.0, rel=0.3)
@@ -377,15 +378,15 @@ def test_a_single_voxel_calibrates_nothing():
     labeled = np.zeros(shape, bool)
     labeled[4, 4, 4] = True
     case = case_of(whole_pass(made, image), labeled, image=image)
-    found = calibrate(made, [case], [case.labels], CPU, InferenceConfig())
+    found = calibrate(made, [case], [case.labels], Looking(CPU, InferenceConfig()))
     assert (found.temperature, found.halves) == (1.0, None)
     assert "too few" in found.said
     assert Calibration.from_json(found.to_json()).halves is None
     with pytest.raises(ConfigError, match="held-out labels"):
-        calibrate(made, [case], [None], CPU, InferenceConfig())
+        calibrate(made, [case], [None], Looking(CPU, InferenceConfig()))
     values = dataclasses.replace(case, target=np.zeros(shape, np.float32))
     with pytest.raises(ConfigError, match="for values"):
-        calibrate(made, [values], [case.labels], CPU, InferenceConfig())
+        calibrate(made, [values], [case.labels], Looking(CPU, InferenceConfig()))
     with pytest.raises(LabelError, match="written down"):
         Calibration.from_json({"temperature": 1.0})
 

@@ -14,7 +14,7 @@ from workflow_parts import UNLABELED, balls, painted, write_case
 
 import vol3d
 from vol3d import io
-from vol3d.baselines.pixel_classifier import Painted, fit_pixel_classifier, labeled_features
+from vol3d.baselines.pixel_classifier import Painted, learn
 from vol3d.bundle import ModelBundle
 from vol3d.cli.main import main
 from vol3d.config import parse_config
@@ -319,7 +319,7 @@ def test_a_model_with_a_classifier_predicts_the_pool_of_both(folder):
     image, labels = torch.from_numpy(prepare(scan, alone).array), io.read(folder["dense"])
     known = SparseLabels(np.flip(labels.array[0], (0, 1)).copy(), np.ones(scan.shape, bool), labels.affine)
     scan_in_ras = Painted(image, known, (1.0, 1.0, 1.0))
-    classifier = fit_pixel_classifier(labeled_features([scan_in_ras], 2), 1, 2, steps=30)
+    [classifier], _ = learn([scan_in_ras], [[known.labeled]], [[None]], 2, steps=30)
     found = {}
     for weight in (0.3, 1.0):
         pooled = replace(alone, classifier=classifier, pool_weight=weight)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from vol3d.baselines.features import Recipe
 from vol3d.baselines.pixel_classifier import PixelClassifier
 from vol3d.bundle import ModelBundle
 from vol3d.config import UNetConfig
@@ -61,7 +62,7 @@ def test_a_model_counts_its_classifier_and_no_other():
     table = LabelTable.from_codes([0, 1, 2])
     weights = dict(made(SAME, 0.5)[0].state_dict())
     arguments = {"network": SAME, "in_channels": 1, "weights": weights, "preprocessing": {}, "labels": table}
-    classifier = PixelClassifier(1, 3)
+    classifier = PixelClassifier(1, 3, Recipe())
     assert ModelBundle(**arguments, classifier=classifier, pool_weight=0.5).network_channels == 4
     assert ModelBundle(**arguments).network_channels == 1
     for other, weight in ((None, 0.5), (classifier, 0.0), (classifier, 1.5), (classifier, float("nan"))):

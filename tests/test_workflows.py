@@ -258,7 +258,7 @@ class PressesCtrlC(Quiet):
     def __init__(self, what):
         self.what = what
 
-    def progress(self, what, done, total, fields):
+    def progress(self, what, done, total, _fields):
         if what == self.what and done == total:
             self.what = None
             os.kill(os.getpid(), signal.SIGINT)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,19 +13,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vol3d.baselines.features import SCALES, feature_count, feature_slabs
+from vol3d.baselines.features import FeatureMaps, Recipe, image_recipe
 from vol3d.errors import LabelError, ModelError
 from vol3d.volume import SparseLabels
 
+CONTEXT = Recipe((2.0, 4.0, 8.0))
 MEMBERS = 3
 HIDDEN = 64
 _MOST_VOXELS = 300_000  # that are learned from
 _LEAST_PROBABILITY = 1e-4  # what is said to be impossible is only very unlikely
-_CHUNK = 65_536
+_CHUNK = 4096  # voxels: three members of 64 hidden units then take 3 MB
 _BATCH = 1024
 _LEARNING_RATE = 2e-2
 _DECAY_POWER = 0.9
 _WEIGHT_DECAY = 1e-2
+_BALANCE = 1 / 3  # 0: classes weigh as they were painted, 1: all the same
 _LARGEST = 1024  # members, hidden units of a model that is read
 _MOST_SCALES, _FINEST, _COARSEST = 16, 0.1, 64.0
 
@@ -43,6 +45,11 @@ class LabeledFeatures:
     weight: NDArray[np.float64]
     scan: NDArray[np.int64]
     place: NDArray[np.int64]
+
+    def beside(self, maps: Sequence[FeatureMaps]) -> LabeledFeatures:
+        """With the features of further maps, one a scan, at the same voxels."""
+        found = [one.at(self.place[self.scan == number]) for number, one in enumerate(maps)]
+        return replace(self, rows=torch.cat([self.rows, torch.cat(found)], dim=1))
 
     def within(self, masks: Sequence[NDArray[np.bool_]]) -> LabeledFeatures:
         """Only the voxels inside the masks (X, Y, Z), one a scan."""
@@ -68,48 +75,23 @@ class Painted:
     spacing_mm: tuple[float, float, float]
 
 
-class PixelClassifier(nn.Module):
+class Perceptrons(nn.Module):
     """Several perceptrons with two hidden layers side by side, whose probabilities are averaged.
 
-    channels: of the image. classes: K. scales: see `pixel_features`.
+    features: how many values a voxel has. classes: K.
     """
 
     mean: Tensor
     sd: Tensor
 
-    def __init__(
-        self,
-        channels: int,
-        classes: int,
-        *,
-        members: int = MEMBERS,
-        hidden: int = HIDDEN,
-        scales: Sequence[float] = SCALES,
-    ) -> None:
+    def __init__(self, features: int, classes: int, *, members: int = MEMBERS, hidden: int = HIDDEN) -> None:
         super().__init__()
-        self.channels, self.classes, self.members, self.hidden = channels, classes, members, hidden
-        self.scales = tuple(scales)
-        features = feature_count(channels, scales)
+        self.classes, self.members, self.hidden = classes, members, hidden
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("sd", torch.ones(features))
         sizes = (features, hidden, hidden, classes)
         self.weights = nn.ParameterList(nn.Parameter(torch.zeros(members, a, b)) for a, b in itertools.pairwise(sizes))
         self.biases = nn.ParameterList(nn.Parameter(torch.zeros(members, 1, b)) for b in sizes[1:])
-
-    def to_json(self) -> dict[str, Any]:
-        """What it is, without its weights; plain JSON values."""
-        return {"members": self.members, "hidden": self.hidden, "scales": list(self.scales)}
-
-    @classmethod
-    def from_json(cls, value: object, channels: int, classes: int, name: str) -> PixelClassifier:
-        """The inverse of `to_json`, with weights to be loaded. Raises `ModelError` on anything else, naming `name`."""
-        keys = {"members", "hidden", "scales"}
-        if isinstance(value, dict) and value.keys() == keys and isinstance(value["scales"], list):
-            sizes, scales = (value["members"], value["hidden"]), value["scales"]
-            modest = all(type(n) is int and 0 < n <= _LARGEST for n in sizes) and 0 < len(scales) <= _MOST_SCALES
-            if modest and all(type(s) in (int, float) and _FINEST <= s <= _COARSEST for s in scales):
-                return cls(channels, classes, members=sizes[0], hidden=sizes[1], scales=scales)
-        raise ModelError(f"{name} describes no pixel classifier that this version knows: {str(value)[:100]}")
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits of every member, (members, N, K). features: float32 (N, F), the same for all, or (members, N, F)."""
@@ -121,13 +103,93 @@ class PixelClassifier(nn.Module):
         return torch.baddbmm(self.biases[-1], maps, self.weights[-1])
 
     @torch.no_grad()
-    def answer(self, rows: Tensor) -> Tensor:
-        """Class probabilities, float32 (N, K): the mean of the members. rows: features (N, F)."""
-        return torch.softmax(self(rows.to(self.mean.device)), dim=-1).mean(0).cpu()
+    def answer(self, columns: Tensor) -> Tensor:
+        """Class probabilities, float32 (K, N): the mean of the members. columns: features (F, N).
+
+        What `forward` says, without its copies: the first layer, with the features' scale in it, is one product for all
+        members, and so many voxels at a time go through all layers as stay in a processor's cache.
+        """
+        first, *others = self.weights
+        into = (first / self.sd[:, None]).transpose(1, 2).flatten(0, 1)
+        shift = self.biases[0].reshape(-1, 1)
+        found = torch.empty((self.classes, columns.shape[1]))
+        for start in range(0, columns.shape[1], _CHUNK):
+            part = columns[:, start : start + _CHUNK].to(into.device) - self.mean[:, None]
+            maps = torch.addmm(shift, into, part).view(self.members, -1, part.shape[1])
+            for weight, bias in zip(others, self.biases[1:], strict=True):
+                maps = torch.baddbmm(bias.transpose(1, 2), weight.transpose(1, 2), maps.relu_())
+            found[:, start : start + _CHUNK] = torch.softmax(maps, dim=1).mean(0)
+        return found
 
 
-def labeled_features(scans: Sequence[Painted], classes: int, *, seed: int = 0) -> LabeledFeatures:
+class PixelClassifier(nn.Module):
+    """A classifier of voxels by their surroundings, and a second one that also looks at what the first one says there.
+
+    The second sees, beside the features of the image, those of the first one's class probabilities at some scales: what
+    is around a voxel then counts as what it is taken for, not only as how it looks. channels: of the image. classes: K.
+    recipe, context: the features of the image and of the probabilities. Source: auto-context (Tu & Bai 2010).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        classes: int,
+        recipe: Recipe,
+        *,
+        context: Recipe = CONTEXT,
+        members: int = MEMBERS,
+        hidden: int = HIDDEN,
+    ) -> None:
+        super().__init__()
+        self.channels, self.classes, self.recipe, self.context = channels, classes, recipe, context
+        count, around = recipe.count(channels), context.count(_told(classes))
+        self.first = Perceptrons(count, classes, members=members, hidden=hidden)
+        self.second = Perceptrons(count + around, classes, members=members, hidden=hidden)
+
+    def to_json(self) -> dict[str, Any]:
+        """What it is, without its weights; plain JSON values."""
+        parts = {"features": self.recipe, "context": self.context}
+        return {
+            "members": self.first.members,
+            "hidden": self.first.hidden,
+            **{name: {key: list(value) for key, value in vars(part).items()} for name, part in parts.items()},
+        }
+
+    @classmethod
+    def from_json(cls, value: object, channels: int, classes: int, name: str) -> PixelClassifier:
+        """The inverse of `to_json`, with weights to be loaded. Raises `ModelError` on anything else, naming `name`."""
+        keys = {"members", "hidden", "features", "context"}
+        if isinstance(value, dict) and value.keys() == keys:
+            sizes, recipes = (value["members"], value["hidden"]), (value["features"], value["context"])
+            modest = all(type(n) is int and 0 < n <= _LARGEST for n in sizes)
+            if modest and all(_is_recipe(one) for one in recipes):
+                recipe, context = (Recipe(**{key: tuple(scales) for key, scales in one.items()}) for one in recipes)
+                return cls(channels, classes, recipe, context=context, members=sizes[0], hidden=sizes[1])
+        raise ModelError(
+            f"{name} describes no pixel classifier that this version knows: {str(value)[:100]}. Train it again."
+        )
+
+
+def _is_recipe(value: object) -> bool:
+    if not isinstance(value, dict) or value.keys() != {"scales", "grid_scales", "textures"}:
+        return False
+    lists = list(value.values())
+    if not all(isinstance(scales, list) and len(scales) <= _MOST_SCALES for scales in lists):
+        return False
+    return all(type(s) in {int, float} and _FINEST <= s <= _COARSEST for scales in lists for s in scales)
+
+
+def _told(classes: int) -> int:
+    """How many class probabilities tell all of them."""
+    return max(1, classes - 1)
+
+
+def labeled_features(
+    scans: Sequence[Painted], maps: Sequence[FeatureMaps], classes: int, *, seed: int = 0
+) -> LabeledFeatures:
     """The features of the scans' labeled voxels; of more than 300,000 as many are drawn, all of the rare classes.
+
+    maps: of the scans' images, in their order.
 
     Raises `LabelError` where nothing is labeled.
     """
@@ -143,27 +205,25 @@ def labeled_features(scans: Sequence[Painted], classes: int, *, seed: int = 0) -
         chosen = scan.labels.labeled & (rng.random(shape) < chance[scan.labels.classes])
         confidence = np.broadcast_to(np.float32(1) if scan.labels.weight is None else scan.labels.weight, shape)
         places = np.arange(chosen.size).reshape(shape)
-        for start, stop, features in feature_slabs(scan.image, scan.spacing_mm):
+        for start, stop, features in maps[number].slabs():
             here = chosen[start:stop]
             if here.any():
                 values.append(features[:, torch.from_numpy(here)].T)
-                maps = (scan.labels.classes, confidence, places)
-                codes, trust, place = (array[start:stop][here] for array in maps)
+                columns = (scan.labels.classes, confidence, places)
+                codes, trust, place = (array[start:stop][here] for array in columns)
                 parts.append((codes.astype(np.int64), trust, np.full(len(codes), number), place))
     found, trusted, scan_of, place_of = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     stands_for = np.divide(1, chance, out=np.zeros(classes), where=chance > 0)
     return LabeledFeatures(torch.cat(values), found, trusted * stands_for[found], scan_of, place_of)
 
 
-def fit_pixel_classifier(
-    known: LabeledFeatures, channels: int, classes: int, *, steps: int = 700, seed: int = 0
-) -> PixelClassifier:
-    """Learn from labeled voxels of images with `channels`; a function of the arguments.
+def fit_perceptrons(known: LabeledFeatures, classes: int, *, steps: int = 700, seed: int = 0) -> Perceptrons:
+    """Learn from labeled voxels; a function of the arguments.
 
-    Classes weigh by the square root of how often they were painted, voxels by their confidence beside that.
+    Classes weigh by a root of how often they were painted, voxels by their confidence beside that.
     """
     generator = torch.Generator().manual_seed(seed)
-    network = PixelClassifier(channels, classes)
+    network = Perceptrons(known.rows.shape[1], classes)
     network.mean.copy_(known.rows.mean(0))
     network.sd.copy_(known.rows.std(0, correction=0).clamp_min(1e-6))
     for parameter in network.weights:
@@ -183,17 +243,86 @@ def fit_pixel_classifier(
     return network.eval().requires_grad_(False)
 
 
-def classify(classifiers: Sequence[PixelClassifier], image: Tensor, spacing_mm: Sequence[float]) -> list[Tensor]:
-    """Class probabilities of every classifier, float32 (K, X, Y, Z), with features made once. image: (C, X, Y, Z)."""
-    shape = tuple(image.shape[1:])
-    found = [torch.empty((one.classes, *shape)) for one in classifiers]
-    for start, stop, features in feature_slabs(image, spacing_mm, classifiers[0].scales):
-        rows = features.flatten(1).T
-        for one, result in zip(classifiers, found, strict=True):
-            chunk = max(1, _CHUNK * MEMBERS * HIDDEN // (one.members * one.hidden))
-            parts = [one.answer(rows[first : first + chunk]) for first in range(0, len(rows), chunk)]
-            result[:, start:stop] = torch.cat(parts).T.reshape(one.classes, stop - start, *shape[1:])
+def learn(
+    scans: Sequence[Painted],
+    known: Sequence[Sequence[NDArray[np.bool_]]],
+    asked: Sequence[Sequence[NDArray[np.bool_] | None]],
+    classes: int,
+    *,
+    steps: int = 700,
+    seed: int = 0,
+    keep_bytes: float = 0.0,
+) -> tuple[list[PixelClassifier], list[list[Tensor]]]:
+    """A classifier for each of `known`, masks (X, Y, Z), one a scan; and what each says of every scan, (K, X, Y, Z).
+
+    All of them share one first stage, which has learned from the first of `known`. asked: for each of `known` the
+    voxels of every scan that its answers are wanted of, None for all; elsewhere all classes are equally probable.
+    keep_bytes: memory for features, which are otherwise computed again when they are needed again.
+    """
+    recipe = image_recipe([scan.spacing_mm for scan in scans])
+    share = keep_bytes / (2 * len(scans))
+    images = [FeatureMaps(scan.image, scan.spacing_mm, recipe, keep_bytes=share) for scan in scans]
+    rows = labeled_features(scans, images, classes, seed=seed)
+    first = fit_perceptrons(rows.within(known[0]), classes, steps=steps, seed=seed)
+    contexts = [_context(first, maps, scan, share) for maps, scan in zip(images, scans, strict=True)]
+    rows = rows.beside(contexts)
+    classifiers = []
+    for masks in known:
+        one = PixelClassifier(scans[0].image.shape[0], classes, recipe)
+        one.first.load_state_dict(first.state_dict())
+        second = fit_perceptrons(rows.within(masks), classes, steps=steps, seed=seed + 1)
+        one.second.load_state_dict(second.state_dict())
+        classifiers.append(one.eval().requires_grad_(False))
+    answers = []
+    for number, scan in enumerate(scans):
+        seconds, wanted = [one.second for one in classifiers], [masks[number] for masks in asked]
+        answers.append(_answers(seconds, images[number], contexts[number], scan.image.shape[1:], wanted))
+    return classifiers, [list(of_one) for of_one in zip(*answers, strict=True)]
+
+
+def classify(
+    classifier: PixelClassifier, image: Tensor, spacing_mm: Sequence[float], *, keep_bytes: float = 0.0
+) -> Tensor:
+    """Class probabilities, float32 (K, X, Y, Z). image: float32 (C, X, Y, Z). keep_bytes: see `learn`."""
+    maps = FeatureMaps(image, spacing_mm, classifier.recipe, keep_bytes=keep_bytes / 2)
+    said = _answers([classifier.first], maps, None, image.shape[1:], [None])[0]
+    context = FeatureMaps(said[: _told(classifier.classes)], spacing_mm, classifier.context)
+    return _answers([classifier.second], maps, context, image.shape[1:], [None])[0]
+
+
+def _context(first: Perceptrons, maps: FeatureMaps, scan: Painted, keep_bytes: float) -> FeatureMaps:
+    """The features of what the first stage says."""
+    [said] = _answers([first], maps, None, scan.image.shape[1:], [None])
+    return FeatureMaps(said[: _told(first.classes)], scan.spacing_mm, CONTEXT, keep_bytes=keep_bytes)
+
+
+def _answers(
+    several: Sequence[Perceptrons],
+    maps: FeatureMaps,
+    context: FeatureMaps | None,
+    shape: Sequence[int],
+    asked: Sequence[NDArray[np.bool_] | None],
+) -> list[Tensor]:
+    """What each of `several` says, (K, X, Y, Z): of the voxels that it is asked for, None for all."""
+    found = [torch.full((one.classes, *shape), 1 / one.classes) for one in several]
+    for start, stop, features in _side_by_side(maps, context):
+        for one, result, mask in zip(several, found, asked, strict=True):
+            if mask is None:
+                result[:, start:stop] = one.answer(features.flatten(1)).view(-1, stop - start, *shape[1:])
+                continue
+            here = torch.from_numpy(np.ascontiguousarray(mask[start:stop]))
+            if bool(here.any()):
+                result[:, start:stop][:, here] = one.answer(features[:, here])
     return found
+
+
+def _side_by_side(maps: FeatureMaps, context: FeatureMaps | None) -> Iterator[tuple[int, int, Tensor]]:
+    """Slabs of the image's features, and below them those of the context."""
+    if context is None:
+        yield from maps.slabs()
+        return
+    for start, stop, features in maps.slabs():
+        yield start, stop, torch.cat([features, context.slab(start, stop)])
 
 
 def log_probabilities(probabilities: Tensor) -> Tensor:
@@ -202,9 +331,9 @@ def log_probabilities(probabilities: Tensor) -> Tensor:
 
 
 def _balanced(known: LabeledFeatures, classes: int) -> NDArray[np.float32]:
-    """Weights (N,) with mean 1, such that a class counts as the square root of how often it was painted."""
+    """Weights (N,) with mean 1, such that a class counts as a root of how often it was painted."""
     total = np.bincount(known.classes, weights=known.weight, minlength=classes)
-    of_class = np.divide(1, np.sqrt(total), out=np.zeros(classes), where=total > 0)
+    of_class = np.divide(1, total**_BALANCE, out=np.zeros(classes), where=total > 0)
     weight = known.weight * of_class[known.classes]
     mean = weight.mean()
     return (weight / mean if mean > 0 else weight).astype(np.float32)

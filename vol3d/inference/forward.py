@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from vol3d.errors import ModelError
 from vol3d.inference.tiles import Tile, TilePlan
+from vol3d.networks.folding import fold_batch_norm
 from vol3d.transforms.crop import crop
 from vol3d.volume import Box
 
@@ -58,7 +59,8 @@ class Answer:
 class Runner:
     """Runs tiles of one image through a copy of a network in evaluation mode; the network itself stays untouched.
 
-    The copy lies on the device, with channels last where kernels for that are faster. image: (C, X, Y, Z). precision:
+    The copy lies on the device, its BatchNorms folded into convolutions, with channels last where kernels for that are
+    faster. image: (C, X, Y, Z). precision:
     float32, bf16 or fp16 (the latter two by autocast). Values come in float32, or in float64 from a float64 network.
     temperature: what logits are divided by before a softmax.
     """
@@ -91,6 +93,7 @@ class Runner:
         last = device.type == "cpu" or self.autocast is not None
         self.layout = _CHANNELS_LAST[self.dimensions] if last else None
         self.network = copy.deepcopy(network).eval().to(device)
+        fold_batch_norm(self.network)
         self._lay_out_weights()
 
     def answers(self, tiles: Iterable[Tile], plan: TilePlan, *, logits: bool) -> Iterator[Answer]:

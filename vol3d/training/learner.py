@@ -163,12 +163,15 @@ def _load(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def _fastest_format(network: nn.Module, device: torch.device) -> torch.memory_format:
-    """Channels last, for two or three axes as the network's convolutions have.
+    """Channels last, for two or three axes as the network's convolutions have; on a CPU not for all of them.
 
-    Not for convolutions by groups in 3-D on a CPU, whose backward pass takes twice as long that way.
+    Convolutions by groups in 3-D take twice as long that way in their backward pass. That of strided convolutions of
+    size 1 writes beyond its memory (oneDNN in torch 2.13, processors with AVX2 and no AVX-512), which ends the process.
     """
     volumetric = any(parameter.ndim == 5 for parameter in network.parameters())
-    grouped = any(isinstance(module, nn.Conv3d) and module.groups > 1 for module in network.modules())
-    if grouped and device.type == "cpu":
+    layers = [module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Conv3d)]
+    grouped = any(isinstance(layer, nn.Conv3d) and layer.groups > 1 for layer in layers)
+    picking = any(max(layer.kernel_size) == 1 and max(layer.stride) > 1 for layer in layers)
+    if device.type == "cpu" and (grouped or picking):
         return torch.contiguous_format
     return torch.channels_last_3d if volumetric else torch.channels_last

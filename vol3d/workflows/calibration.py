@@ -10,17 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vol3d import inference
-from vol3d.config import InferenceConfig
 from vol3d.errors import ConfigError, LabelError
 from vol3d.metrics import Reliability, fit_temperature, tempered
 from vol3d.networks import current_statistics
 from vol3d.sampling import painted_slices
 from vol3d.volume import SparseLabels
+from vol3d.workflows.around import Looking, answers_around
 from vol3d.workflows.case import Case
 from vol3d.workflows.combination import combination, combined
-from vol3d.workflows.device import Device
-from vol3d.workflows.tiling import tile_plans
 
 MOST_VOXELS = 200_000
 _MOST_VALUES = 1 << 24  # logits kept, all classes and members together
@@ -102,15 +99,12 @@ class Calibration:
             raise LabelError(f"expected a calibration as it was written down, found {str(value)[:100]}") from error
 
 
-def calibrate(  # noqa: PLR0913  what `HeldOut` takes
+def calibrate(
     network: Any,  # noqa: ANN401  any module that states its margin and stride
     cases: Sequence[Case],
     labels: Sequence[SparseLabels | None],
-    device: Device,
-    tiling: InferenceConfig,
+    looking: Looking,
     *,
-    planes: Sequence[int] = (),
-    patch: Sequence[int] | None = None,
     current: bool = False,
     class_weights: NDArray[np.float64] | None = None,
 ) -> Calibration:
@@ -138,13 +132,13 @@ def calibrate(  # noqa: PLR0913  what `HeldOut` takes
     held = [(case, known) for case, known in held if known.labeled.any()]
     if not held or any(case.target is not None for case, _ in held):
         raise ConfigError("calibration needs held-out labels with classes; hold some out, and leave it out for values")
-    masks = _looked_at([known for _, known in held], network.classes * max(1, len(planes)))
+    masks = _looked_at([known for _, known in held], network.classes * max(1, len(looking.planes)))
     second = _second_half([known for _, known in held])
     with current_statistics(network) if current else nullcontext():
         logits = np.concatenate(
             [
-                _logits(network, case, mask, device, tiling, planes, patch)
-                for (case, _), mask in zip(held, masks, strict=True)
+                _logits(network, case, known.labeled, mask, looking)
+                for (case, known), mask in zip(held, masks, strict=True)
             ],
             axis=2,
         )
@@ -196,28 +190,21 @@ def _looked_at(labels: Sequence[SparseLabels], values: int) -> list[NDArray[np.b
 def _logits(
     network: Any,  # noqa: ANN401  as above
     case: Case,
+    labeled: NDArray[np.bool_],
     mask: NDArray[np.bool_],
-    device: Device,
-    tiling: InferenceConfig,
-    planes: Sequence[int],
-    patch: Sequence[int] | None,
+    looking: Looking,
 ) -> NDArray[np.float32]:
-    """Logits at the voxels of `mask` in their order, (M, K, N): for each axis that planes lie across by itself."""
-    if not mask.any():
-        return np.zeros((max(1, len(planes)), network.classes, 0), dtype=np.float32)
-    members = []
-    for plan in tile_plans(network, case.shape, device, tiling, planes, patch):
-        slabs = inference.predict_axes(
-            network,
-            case.seen_by(network),
-            [plan],
-            device=device.name,
-            precision=device.precision,
-            needed=mask,
-            logits=True,
-        )
-        members.append(np.concatenate([slab.values[:, mask[slab.start : slab.stop]] for slab in slabs], axis=1))
-    return np.stack(members)
+    """Logits at the voxels of `mask`, a part of `labeled`, in their order, (M, K, N): for each axis of planes."""
+    axes: Sequence[int | None] = looking.planes or (None,)
+    places = np.flatnonzero(mask)
+    found = np.zeros((len(axes), network.classes, len(places)), dtype=np.float32)
+    for member, axis in enumerate(axes if len(places) else ()):
+        for part in answers_around(network, case, labeled, looking, logits=True, axis=axis):
+            wanted = part.asked & mask[part.box.slices()]
+            local = np.argwhere(wanted) + part.box.start
+            at = np.searchsorted(places, np.ravel_multi_index(tuple(local.T), mask.shape))
+            found[member][:, at] = part.values[:, wanted]
+    return found
 
 
 def _second_half(labels: Sequence[SparseLabels]) -> list[NDArray[np.bool_]]:

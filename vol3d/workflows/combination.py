@@ -11,7 +11,7 @@ from vol3d.metrics import Contingency, tempered
 
 _SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 _POOL_WEIGHTS = (0.0, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 1.0)
-_USUAL, _AS_GOOD = (0.35, 0.5), 0.005  # weight and share that are taken where no other is better by half a percent
+_USUAL, _AS_GOOD = (0.5, 0.5), 0.005  # weight and share that are taken where no other is better by half a percent
 
 
 def combination(
@@ -23,7 +23,7 @@ def combination(
     """(how much `other` counts, share of the class weights to take back) for a high mean IoU on `classes`.
 
     Of a few steps from 0 to 1 those are looked at that come within half a percent of the best IoU; a few slices tell no
-    smaller difference. Of these it is the nearest to what is right as a rule: 35 % and half of the weights. logits:
+    smaller difference. Of these it is the nearest to what is right as a rule: half of each. logits:
     (M, K, N), of M members of one network. other: logarithms of a pixel classifier's probabilities, (K, N), or None.
     class_weights: None or equal ones, nothing to take back. Source of taking back all of them: logit adjustment (Menon
     et al. 2021).

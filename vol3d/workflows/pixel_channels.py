@@ -11,22 +11,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vol3d.baselines.pixel_classifier import (
-    Painted,
-    PixelClassifier,
-    classify,
-    fit_pixel_classifier,
-    labeled_features,
-    log_probabilities,
-)
+from vol3d.baselines.pixel_classifier import Painted, PixelClassifier, classify, learn, log_probabilities
 from vol3d.bundle import ModelBundle
 from vol3d.config import Config
 from vol3d.errors import ConfigError
+from vol3d.io import available_memory
+from vol3d.sampling import with_whole_slices
 from vol3d.transforms import PreparedImage, Preprocessing
 from vol3d.volume import SparseLabels, Volume
 from vol3d.workflows.case import Case
 
 _MOST_CLASSES = 8  # each costs a channel
+_KEPT_SHARE = 0.25  # of the memory that is free
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,25 +61,26 @@ def wants_classifier(config: Config, outputs: int, *, sized: bool) -> bool:
 
 
 def guide(cases: list[Case], known: Sequence[list[SparseLabels]], config: Config, classes: int) -> list[Guided]:
-    """A classifier for each of `known` (a list of labels, one per case, all of them part of the cases' own labels)."""
+    """A classifier for each of `known` (a list of labels, one per case, all of them part of the cases' own labels).
+
+    The last one's channels are those of the whole scan. The others' are only right in the slices of labels that they
+    have not learned from, where they are judged; elsewhere their classes are equally probable.
+    """
     seed, steps = config.training.seed, config.pixel_classifier.steps
     if steps is None:
         raise AssertionError("a plan says how long the pixel classifier learns")
     painted = [Painted(case.image, case.labels, case.spacing_mm) for case in cases]
-    features = labeled_features(painted, classes, seed=seed)
-    channels = cases[0].image.shape[0]
-    classifiers = [
-        fit_pixel_classifier(
-            features.within([one.labeled for one in labels]), channels, classes, steps=steps, seed=seed
-        )
-        for labels in known
+    masks = [[one.labeled for one in labels] for labels in known]
+    asked: list[list[NDArray[np.bool_] | None]] = [
+        [with_whole_slices(case.labels.labeled & ~one) for case, one in zip(cases, seen, strict=True)]
+        for seen in masks[:-1]
     ]
-    found: list[list[Case]] = [[] for _ in known]
-    for case in cases:
-        answers = classify(classifiers, case.image, case.spacing_mm)
-        for several, answer in zip(found, answers, strict=True):
-            several.append(_joined(case, answer))
-    return [Guided(several, one) for several, one in zip(found, classifiers, strict=True)]
+    asked.append([None] * len(cases))
+    found = learn(painted, masks, asked, classes, steps=steps, seed=seed, keep_bytes=_keep_bytes())
+    return [
+        Guided([_joined(case, answer) for case, answer in zip(cases, answers, strict=True)], classifier)
+        for classifier, answers in zip(*found, strict=True)
+    ]
 
 
 def prepare(volume: Volume, bundle: ModelBundle) -> PreparedImage:
@@ -92,7 +89,7 @@ def prepare(volume: Volume, bundle: ModelBundle) -> PreparedImage:
     if bundle.classifier is None:
         return prepared
     image = torch.from_numpy(prepared.array)
-    [answer] = classify([bundle.classifier], image, prepared.spacing_mm)
+    answer = classify(bundle.classifier, image, prepared.spacing_mm, keep_bytes=_keep_bytes())
     array = torch.empty((bundle.network_channels, *image.shape[1:]))
     array[: len(image)] = image
     array[len(image) :] = log_probabilities(answer)
@@ -103,8 +100,12 @@ def with_channels(case: Case, classifier: PixelClassifier | None) -> Case:
     """A case whose image has the channels of a model's pixel classifier."""
     if classifier is None:
         return case
-    [answer] = classify([classifier], case.image, case.spacing_mm)
-    return _joined(case, answer)
+    return _joined(case, classify(classifier, case.image, case.spacing_mm, keep_bytes=_keep_bytes()))
+
+
+def _keep_bytes() -> float:
+    """What features may take, so that they need not be computed twice."""
+    return _KEPT_SHARE * available_memory()
 
 
 def _joined(case: Case, answer: Tensor) -> Case:

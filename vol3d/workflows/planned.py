@@ -72,7 +72,11 @@ def paper_unet(wanted: PlannedNetwork) -> UNetConfig:
 
 
 def small_network(wanted: PlannedNetwork, patch: Sizes, spacing_mm: Sequence[float]) -> AnyNetworkConfig:
-    """A same-padded network of the kind that is wanted, whose pooling and kernels follow the spacing."""
+    """A same-padded network of the kind that is wanted, whose pooling and kernels follow the spacing.
+
+    The finest level of a U-Net, which takes most of the time, has one convolution down and one up, and its
+    up-convolutions halve the channels: a step costs six tenths of what it does with two and all channels.
+    """
     width = wanted.width or _CPU_WIDTH
     dimensions = wanted.dimensions
     if wanted.plan in {"deeplab_v3_plus", "encoder_unet"}:
@@ -97,8 +101,15 @@ def small_network(wanted: PlannedNetwork, patch: Sizes, spacing_mm: Sequence[flo
         return UNetPlusPlusConfig(dimensions=dimensions, widths=widths, kernels=kernels, pooling=pooling)
     if wanted.plan == "unet3plus":
         return UNet3PlusConfig(dimensions=dimensions, widths=widths, joined=width, kernels=kernels, pooling=pooling)
-    encoder = tuple((w, w) for w in widths)
-    return UNetConfig(dimensions=dimensions, encoder=encoder, kernels=kernels, pooling=pooling, padding="same")
+    encoder = tuple((w, w) if level else (w,) for level, w in enumerate(widths))
+    return UNetConfig(
+        dimensions=dimensions,
+        encoder=encoder,
+        kernels=kernels,
+        pooling=pooling,
+        padding="same",
+        up_channels="halve",
+    )
 
 
 def _small_fcn(dimensions: int, width: int, spacing_mm: Sequence[float]) -> FCNConfig:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vol3d import inference
 from vol3d.report import preview_png
 from vol3d.volume import LabelTable
-from vol3d.workflows.tiling import tile_plans, trained_patch
+from vol3d.workflows.around import Looking, answers_around
+from vol3d.workflows.tiling import trained_patch
 
 if TYPE_CHECKING:
     from vol3d.bundle import ModelBundle
@@ -60,18 +60,10 @@ def _predicted(
     for axis, index in enumerate(middle):
         needed[(slice(None),) * axis + (index,)] = True
     predicted = np.zeros(case.shape, dtype=dtype)
-    slabs = inference.predict_axes(
-        network,
-        case.seen_by(network),
-        tile_plans(network, case.shape, device, settings, bundle.task.planes, trained_patch(bundle)),
-        device=device.name,
-        precision=device.precision,
-        needed=needed,
-        logits=case.target is not None,
-    )
-    for slab in slabs:
-        answer = slab.values.argmax(axis=0) if case.target is None else _ranges(slab.values[0], case)
-        predicted[slab.start : slab.stop] = answer
+    looking = Looking(device, settings, bundle.task.planes, trained_patch(bundle))
+    for part in answers_around(network, case, needed, looking, logits=case.target is not None):
+        answer = part.values.argmax(axis=0) if case.target is None else _ranges(part.values[0], case)
+        predicted[part.box.slices()][part.asked] = answer[part.asked]
     return predicted
 
 

@@ -9,17 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vol3d import inference
 from vol3d.config import InferenceConfig
 from vol3d.metrics import Contingency
 from vol3d.networks import current_statistics
-from vol3d.volume import Slab, SparseLabels
+from vol3d.volume import SparseLabels
+from vol3d.workflows.around import Answer, Looking, answers_around
 from vol3d.workflows.calibration import Calibration, calibrate
 from vol3d.workflows.case import Case
 from vol3d.workflows.device import Device
 from vol3d.workflows.meaning import Meaning
 from vol3d.workflows.scores import HeldOutScore, Score, ValueScore
-from vol3d.workflows.tiling import tile_plans
 
 
 class HeldOut:
@@ -46,9 +45,7 @@ class HeldOut:
         held = [s is not None and bool(s.labeled.any()) for s in labels]
         self._count, self._numbers = len(cases), [number for number, one in enumerate(held) if one]
         self._table, self._spec = meaning.table, meaning.spec
-        self._device = device
-        self._tiling = tiling
-        self._planes, self._patch = planes, patch
+        self._looking = Looking(device, tiling, tuple(planes), None if patch is None else tuple(patch))
         self._current = current
         self.scores: list[Score] = []
         self.factors = np.ones((1, len(self._table)))
@@ -79,10 +76,7 @@ class HeldOut:
             network,
             [case for case, _ in self._pairs],
             [labels for _, labels in self._pairs],
-            self._device,
-            self._tiling,
-            planes=self._planes,
-            patch=self._patch,
+            self._looking,
             current=self._current,
             class_weights=class_weights,
         )
@@ -106,8 +100,11 @@ class HeldOut:
         with current_statistics(network) if self._current else nullcontext():
             for number, (case, labels) in zip(self._numbers, self._pairs, strict=True):
                 answer = np.zeros(case.shape, dtype=np.uint8 if len(self._table) <= 256 else np.uint16)
-                for slab in self._slabs(network, case, labels, logits=False):
-                    answer[slab.start : slab.stop] = slab.values.argmax(axis=0)
+                settled = np.zeros(case.shape, dtype=bool)
+                for part in self._parts(network, case, labels, logits=False):
+                    at = part.box.slices()
+                    answer[at] = np.where(settled[at], answer[at], part.values.argmax(axis=0))
+                    settled[at] |= part.asked
                 found[number] = answer
         return found
 
@@ -119,9 +116,8 @@ class HeldOut:
         classes = len(self._table)
         counts = [Contingency.empty(classes) for _ in self.factors]
         for case, labels in self._pairs:
-            for slab in self._slabs(network, case, labels, logits=False):
-                known = labels.labeled[slab.start : slab.stop]
-                truth, said = labels.classes[slab.start : slab.stop][known], slab.values[:, known]
+            for part in self._parts(network, case, labels, logits=False):
+                truth, said = labels.classes[part.box.slices()][part.asked], part.values[:, part.asked]
                 for number, factors in enumerate(self.factors):
                     winner = (said * factors[:, None]).argmax(axis=0)
                     counts[number] += Contingency.from_labels(winner, truth, np.ones_like(truth, dtype=bool), classes)
@@ -133,19 +129,10 @@ class HeldOut:
         for case, labels in self._pairs:
             if case.target is None:
                 raise AssertionError("a regression has targets")
-            for slab in self._slabs(network, case, labels, logits=True):
-                here = slice(slab.start, slab.stop)
-                predicted.append(slab.values[0][labels.labeled[here]])
-                truth.append(case.target[here][labels.labeled[here]])
+            for part in self._parts(network, case, labels, logits=True):
+                predicted.append(part.values[0][part.asked])
+                truth.append(case.target[part.box.slices()][part.asked])
         return ValueScore.of(np.concatenate(predicted), np.concatenate(truth), self._spec.sd)
 
-    def _slabs(self, network: Any, case: Case, labels: SparseLabels, *, logits: bool) -> Iterator[Slab]:  # noqa: ANN401
-        return inference.predict_axes(
-            network,
-            case.seen_by(network),
-            tile_plans(network, case.shape, self._device, self._tiling, self._planes, self._patch),
-            device=self._device.name,
-            precision=self._device.precision,
-            needed=labels.labeled,
-            logits=logits,
-        )
+    def _parts(self, network: Any, case: Case, labels: SparseLabels, *, logits: bool) -> Iterator[Answer]:  # noqa: ANN401
+        return answers_around(network, case, labels.labeled, self._looking, logits=logits)

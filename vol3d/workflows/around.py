@@ -1,0 +1,82 @@
+"""What a network says around labeled voxels, without going through the rest of the volume."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vol3d import inference
+from vol3d.config import InferenceConfig
+from vol3d.sampling import Region, regions_around, whole_region
+from vol3d.volume import Box
+from vol3d.workflows.case import Case
+from vol3d.workflows.device import Device
+from vol3d.workflows.tiling import sees_all, tile_plans
+
+_CONTEXT = 1 / 3  # of a patch on each side; in training half of all voxels see less along some axis
+_LEAST_CONTEXT = 8
+
+
+@dataclass(frozen=True)
+class Looking:
+    """How a network goes through a volume. planes, patch: see `tile_plans`."""
+
+    device: Device
+    tiling: InferenceConfig
+    planes: tuple[int, ...] = ()
+    patch: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """A part of what was answered. values: (K, *box.size). asked: bool (*box.size), the voxels that this is for."""
+
+    box: Box
+    values: NDArray[Any]
+    asked: NDArray[np.bool_]
+
+
+def answers_around(
+    network: Any,  # noqa: ANN401  any module that states its margin, stride and input sizes
+    case: Case,
+    asked: NDArray[np.bool_],
+    looking: Looking,
+    *,
+    logits: bool,
+    axis: int | None = None,
+) -> Iterator[Answer]:
+    """Class probabilities (logits: what the network answers) of every voxel in `asked`, once each.
+
+    asked: bool (X, Y, Z). axis: of a 2-D network, go slice by slice across this one of its axes only. A same-padded 3-D
+    network whose answers depend on their surroundings looks at boxes around painted slices, in which a voxel has a
+    third of a patch around it; others go through the whole volume, and get there what they get in prediction.
+    """
+    image = case.seen_by(network)
+    planes = looking.planes if axis is None else (axis,)
+    for region in _regions(network, asked, looking):
+        cut = image[(slice(None), *region.box.slices())]
+        x, y, z = region.box.size
+        slabs = inference.predict_axes(
+            network,
+            cut,
+            tile_plans(network, (x, y, z), looking.device, looking.tiling, planes, looking.patch),
+            device=looking.device.name,
+            precision=looking.device.precision,
+            needed=region.asked,
+            logits=logits,
+        )
+        for slab in slabs:
+            start = (region.box.start[0] + slab.start, *region.box.start[1:])
+            own = region.asked[slab.start : slab.stop]
+            yield Answer(Box(start, own.shape), slab.values, own)
+
+
+def _regions(network: Any, asked: NDArray[np.bool_], looking: Looking) -> Sequence[Region]:  # noqa: ANN401  as above
+    patch = looking.patch
+    if patch is None or len(patch) != asked.ndim or any(network.margin) or sees_all(network):
+        return whole_region(asked)
+    return regions_around(asked, [max(_LEAST_CONTEXT, round(_CONTEXT * n)) for n in patch])
