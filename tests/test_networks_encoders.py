@@ -396,6 +396,7 @@ def test_dilated_taps_beyond_the_map_change_nothing(dimensions: int, size: int, 
     assert ours(maps).shape == plain(maps).shape
 
 
+@pytest.mark.slow
 def test_a_pyramid_wider_than_its_map_is_finite_in_bf16() -> None:
     network = build(DeepLabV3PlusConfig(encoder="resnet18", width=12, aspp=48, low_level=9, flat_axes=(2,)), 1, 2)
     image = torch.randn(2, 1, 64, 64, 32, generator=torch.Generator().manual_seed(0))

@@ -4,10 +4,12 @@ from training_parts import (
     Patches,
     cpu,
     one_thread,  # noqa: F401  a fixture
+    settings,
     sparse_loss,
     tiny_network,
 )
 
+from vol3d.training.learner import Learner
 from vol3d.training.loader import Batch, Share, Span, load_batches
 from vol3d.training.step import accumulate_gradients, total_weight
 
@@ -63,6 +65,22 @@ def test_clipping_returns_the_norm_before_it():
     (_, again), clipped = _gradient(_batches(2, 1), clip=norm / 4)
     assert again == norm
     assert float(clipped.norm()) == pytest.approx(norm / 4, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("layer", "last"),
+    [
+        (torch.nn.Conv2d(4, 8, 3, stride=2), True),
+        (torch.nn.Conv2d(4, 8, 1), True),
+        (torch.nn.Conv2d(4, 8, 1, stride=2), False),  # ends the process, in its backward pass with AVX2
+        (torch.nn.Conv3d(4, 8, 3), True),
+        (torch.nn.Conv3d(4, 8, 3, groups=4), False),  # takes twice as long
+    ],
+)
+def test_channels_last_only_where_a_cpu_can_do_it(layer, last):
+    learner = Learner(torch.nn.Sequential(layer), sparse_loss(), settings(channels_last=True), cpu())
+    wanted = {4: torch.channels_last, 5: torch.channels_last_3d}[layer.weight.ndim]
+    assert learner.memory_format == (wanted if last else torch.contiguous_format)
 
 
 def test_bf16_stays_near_float32_and_reaches_the_loss_in_float32():
