@@ -254,10 +254,10 @@ def _tensor(name, shape=(1,), begin=0, end=4, dtype="F32"):
 
 
 def _in_time(path, match=None):
-    began = time.process_time()  # not what other processes on the machine take
+    began = time.monotonic()
     with pytest.raises(ModelError, match=match) as caught:
         ModelBundle.load(path)
-    assert time.process_time() - began < 2
+    assert time.monotonic() - began < 2
     message = str(caught.value)
     assert "\n" not in message
     assert len(message) < 600
