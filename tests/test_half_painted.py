@@ -14,7 +14,8 @@ from workflow_parts import UNLABELED, balls, painted, write_case
 
 import vol3d
 from vol3d import io
-from vol3d.baselines.pixel_classifier import Painted, learn
+from vol3d.baselines.perceptrons import Painted
+from vol3d.baselines.pixel_classifier import learn
 from vol3d.bundle import ModelBundle
 from vol3d.cli.main import main
 from vol3d.config import parse_config
@@ -92,6 +93,25 @@ def test_the_preview_lies_on_the_scan_as_it_is_stored(folder):
     agreement = [(np.flip(found, axes) == dense).mean() for axes in ((), (0,), (1,), (0, 1), (2,))]
     assert np.argmax(agreement) == 0
     assert agreement[0] > max(0.8, *agreement[1:])
+
+
+def test_a_run_stopped_while_its_length_is_measured_has_a_preview_and_can_be_taken_up(folder, monkeypatch):
+    run = folder["place"] / "stopped_early"
+
+    def stop(*_args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("vol3d.workflows.budget.Budget.length", stop)
+        with pytest.raises(KeyboardInterrupt):
+            vol3d.train(folder["scan"], folder["sparse"], unlabeled=UNLABELED, config=SMALL, output=run)
+    preview, scan = nibabel.load(run / PREVIEW_FILE), nibabel.load(folder["scan"])
+    assert preview.shape == scan.shape
+    assert np.unique(np.asanyarray(preview.dataobj)).size > 1
+    assert "iterations" not in json.loads((run / "run.json").read_text())
+    found = vol3d.train(resume=run)
+    whole = ModelBundle.load(folder["run"] / "model.safetensors")
+    assert found.bundle.weights_sha256 == whole.weights_sha256
 
 
 def test_a_saved_model_predicts_what_the_fresh_one_does(folder):

@@ -8,15 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vol3d.baselines.features import SCALES, FeatureMaps, Recipe, image_recipe, pixel_features
-from vol3d.baselines.pixel_classifier import (
-    MEMBERS,
-    Painted,
-    PixelClassifier,
-    classify,
-    labeled_features,
-    learn,
-    log_probabilities,
-)
+from vol3d.baselines.perceptrons import MEMBERS, Painted, labeled_features
+from vol3d.baselines.pixel_classifier import PixelClassifier, classify, learn, log_probabilities
 from vol3d.baselines.pyramid import Places, halved, smoothed, spread
 from vol3d.errors import LabelError, ModelError
 from vol3d.volume import Affine, SparseLabels
@@ -203,7 +196,7 @@ def test_only_masked_voxels_are_learned_from():
 
 
 def test_of_many_voxels_the_rare_class_is_kept_and_stands_for_itself(monkeypatch):
-    monkeypatch.setattr("vol3d.baselines.pixel_classifier._MOST_VOXELS", 400)
+    monkeypatch.setattr("vol3d.baselines.perceptrons._MOST_VOXELS", 400)
     classes = np.zeros((20, 20, 20), dtype=np.uint8)
     classes[:3, :3, :3] = 1
     labels = SparseLabels(classes, np.ones(classes.shape, bool), Affine.from_spacing(ISOTROPIC))

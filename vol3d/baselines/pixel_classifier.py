@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,112 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vol3d.baselines.features import FeatureMaps, Recipe, image_recipe
-from vol3d.errors import LabelError, ModelError
-from vol3d.volume import SparseLabels
+from vol3d.baselines.perceptrons import HIDDEN, MEMBERS, Painted, Perceptrons, fit_perceptrons, labeled_features
+from vol3d.errors import ModelError
 
 CONTEXT = Recipe((2.0, 4.0, 8.0))
-MEMBERS = 3
-HIDDEN = 64
-_MOST_VOXELS = 300_000  # that are learned from
 _LEAST_PROBABILITY = 1e-4  # what is said to be impossible is only very unlikely
-_CHUNK = 4096  # voxels: three members of 64 hidden units then take 3 MB
-_BATCH = 1024
-_LEARNING_RATE = 2e-2
-_DECAY_POWER = 0.9
-_WEIGHT_DECAY = 1e-2
-_BALANCE = 1 / 3  # 0: classes weigh as they were painted, 1: all the same
 _LARGEST = 1024  # members, hidden units of a model that is read
 _MOST_SCALES, _FINEST, _COARSEST = 16, 0.1, 64.0
-
-
-@dataclass(frozen=True, eq=False)
-class LabeledFeatures:
-    """Features of labeled voxels, to learn from.
-
-    rows: float32 (N, F). classes: int64 (N,). weight: float32 (N,), confidence × kept voxels' stand-in for those that
-    were left out. scan, place: (N,), the voxel's scan and its index in that scan's memory.
-    """
-
-    rows: Tensor
-    classes: NDArray[np.int64]
-    weight: NDArray[np.float64]
-    scan: NDArray[np.int64]
-    place: NDArray[np.int64]
-
-    def beside(self, maps: Sequence[FeatureMaps]) -> LabeledFeatures:
-        """With the features of further maps, one a scan, at the same voxels."""
-        found = [one.at(self.place[self.scan == number]) for number, one in enumerate(maps)]
-        return replace(self, rows=torch.cat([self.rows, torch.cat(found)], dim=1))
-
-    def within(self, masks: Sequence[NDArray[np.bool_]]) -> LabeledFeatures:
-        """Only the voxels inside the masks (X, Y, Z), one a scan."""
-        kept = np.zeros(len(self.classes), dtype=bool)
-        for number, mask in enumerate(masks):
-            here = np.flatnonzero(self.scan == number)
-            kept[here] = mask.reshape(-1)[self.place[here]]
-        return LabeledFeatures(
-            self.rows[torch.from_numpy(kept)],
-            self.classes[kept],
-            self.weight[kept],
-            self.scan[kept],
-            self.place[kept],
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class Painted:
-    """One scan to learn from. image: float32 (C, X, Y, Z), normalised. labels: on the same grid."""
-
-    image: Tensor
-    labels: SparseLabels
-    spacing_mm: tuple[float, float, float]
-
-
-class Perceptrons(nn.Module):
-    """Several perceptrons with two hidden layers side by side, whose probabilities are averaged.
-
-    features: how many values a voxel has. classes: K.
-    """
-
-    mean: Tensor
-    sd: Tensor
-
-    def __init__(self, features: int, classes: int, *, members: int = MEMBERS, hidden: int = HIDDEN) -> None:
-        super().__init__()
-        self.classes, self.members, self.hidden = classes, members, hidden
-        self.register_buffer("mean", torch.zeros(features))
-        self.register_buffer("sd", torch.ones(features))
-        sizes = (features, hidden, hidden, classes)
-        self.weights = nn.ParameterList(nn.Parameter(torch.zeros(members, a, b)) for a, b in itertools.pairwise(sizes))
-        self.biases = nn.ParameterList(nn.Parameter(torch.zeros(members, 1, b)) for b in sizes[1:])
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Logits of every member, (members, N, K). features: float32 (N, F), the same for all, or (members, N, F)."""
-        maps = (features - self.mean) / self.sd
-        if maps.ndim == 2:
-            maps = maps.expand(self.members, -1, -1)
-        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
-            maps = torch.relu(torch.baddbmm(bias, maps, weight))
-        return torch.baddbmm(self.biases[-1], maps, self.weights[-1])
-
-    @torch.no_grad()
-    def answer(self, columns: Tensor) -> Tensor:
-        """Class probabilities, float32 (K, N): the mean of the members. columns: features (F, N).
-
-        What `forward` says, without its copies: the first layer, with the features' scale in it, is one product for all
-        members, and so many voxels at a time go through all layers as stay in a processor's cache.
-        """
-        first, *others = self.weights
-        into = (first / self.sd[:, None]).transpose(1, 2).flatten(0, 1)
-        shift = self.biases[0].reshape(-1, 1)
-        found = torch.empty((self.classes, columns.shape[1]))
-        for start in range(0, columns.shape[1], _CHUNK):
-            part = columns[:, start : start + _CHUNK].to(into.device) - self.mean[:, None]
-            maps = torch.addmm(shift, into, part).view(self.members, -1, part.shape[1])
-            for weight, bias in zip(others, self.biases[1:], strict=True):
-                maps = torch.baddbmm(bias.transpose(1, 2), weight.transpose(1, 2), maps.relu_())
-            found[:, start : start + _CHUNK] = torch.softmax(maps, dim=1).mean(0)
-        return found
 
 
 class PixelClassifier(nn.Module):
@@ -184,65 +82,6 @@ def _told(classes: int) -> int:
     return max(1, classes - 1)
 
 
-def labeled_features(
-    scans: Sequence[Painted], maps: Sequence[FeatureMaps], classes: int, *, seed: int = 0
-) -> LabeledFeatures:
-    """The features of the scans' labeled voxels; of more than 300,000 as many are drawn, all of the rare classes.
-
-    maps: of the scans' images, in their order.
-
-    Raises `LabelError` where nothing is labeled.
-    """
-    rng = np.random.default_rng(seed)
-    counts = np.sum([scan.labels.counts(classes) for scan in scans], axis=0)
-    if not counts.any():
-        raise LabelError("a pixel classifier needs labeled voxels, found none. Paint some.")
-    chance = np.divide(_shares(counts), counts, out=np.zeros(classes), where=counts > 0)
-    values: list[Tensor] = []
-    parts: list[tuple[NDArray[Any], ...]] = []
-    for number, scan in enumerate(scans):
-        shape = scan.labels.shape
-        chosen = scan.labels.labeled & (rng.random(shape) < chance[scan.labels.classes])
-        confidence = np.broadcast_to(np.float32(1) if scan.labels.weight is None else scan.labels.weight, shape)
-        places = np.arange(chosen.size).reshape(shape)
-        for start, stop, features in maps[number].slabs():
-            here = chosen[start:stop]
-            if here.any():
-                values.append(features[:, torch.from_numpy(here)].T)
-                columns = (scan.labels.classes, confidence, places)
-                codes, trust, place = (array[start:stop][here] for array in columns)
-                parts.append((codes.astype(np.int64), trust, np.full(len(codes), number), place))
-    found, trusted, scan_of, place_of = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-    stands_for = np.divide(1, chance, out=np.zeros(classes), where=chance > 0)
-    return LabeledFeatures(torch.cat(values), found, trusted * stands_for[found], scan_of, place_of)
-
-
-def fit_perceptrons(known: LabeledFeatures, classes: int, *, steps: int = 700, seed: int = 0) -> Perceptrons:
-    """Learn from labeled voxels; a function of the arguments.
-
-    Classes weigh by a root of how often they were painted, voxels by their confidence beside that.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    network = Perceptrons(known.rows.shape[1], classes)
-    network.mean.copy_(known.rows.mean(0))
-    network.sd.copy_(known.rows.std(0, correction=0).clamp_min(1e-6))
-    for parameter in network.weights:
-        nn.init.normal_(parameter, std=math.sqrt(2 / parameter.shape[1]), generator=generator)
-    truth, weight = torch.from_numpy(known.classes), torch.from_numpy(_balanced(known, classes))
-    optimizer = torch.optim.AdamW(network.parameters(), lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
-    for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = _LEARNING_RATE * (1 - step / steps) ** _DECAY_POWER
-        drawn = torch.randint(len(truth), (network.members, _BATCH), generator=generator)
-        logits = network(known.rows[drawn]).flatten(0, 1)
-        losses = nn.functional.cross_entropy(logits, truth[drawn].flatten(), reduction="none")
-        loss = (losses * weight[drawn].flatten()).mean() * network.members
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-    return network.eval().requires_grad_(False)
-
-
 def learn(
     scans: Sequence[Painted],
     known: Sequence[Sequence[NDArray[np.bool_]]],
@@ -252,19 +91,26 @@ def learn(
     steps: int = 700,
     seed: int = 0,
     keep_bytes: float = 0.0,
+    on_first_stage: Callable[[int, Tensor], None] | None = None,
 ) -> tuple[list[PixelClassifier], list[list[Tensor]]]:
     """A classifier for each of `known`, masks (X, Y, Z), one a scan; and what each says of every scan, (K, X, Y, Z).
 
     All of them share one first stage, which has learned from the first of `known`. asked: for each of `known` the
     voxels of every scan that its answers are wanted of, None for all; elsewhere all classes are equally probable.
-    keep_bytes: memory for features, which are otherwise computed again when they are needed again.
+    keep_bytes: memory for features, which are otherwise computed again when they are needed again. on_first_stage: told
+    a scan's number and what the first stage says of it, class probabilities (K, X, Y, Z), as soon as that is known.
     """
     recipe = image_recipe([scan.spacing_mm for scan in scans])
     share = keep_bytes / (2 * len(scans))
     images = [FeatureMaps(scan.image, scan.spacing_mm, recipe, keep_bytes=share) for scan in scans]
     rows = labeled_features(scans, images, classes, seed=seed)
     first = fit_perceptrons(rows.within(known[0]), classes, steps=steps, seed=seed)
-    contexts = [_context(first, maps, scan, share) for maps, scan in zip(images, scans, strict=True)]
+    contexts = []
+    for number, (maps, scan) in enumerate(zip(images, scans, strict=True)):
+        [said] = _answers([first], maps, None, scan.image.shape[1:], [None])
+        if on_first_stage is not None:
+            on_first_stage(number, said)
+        contexts.append(FeatureMaps(said[: _told(classes)], scan.spacing_mm, CONTEXT, keep_bytes=share))
     rows = rows.beside(contexts)
     classifiers = []
     for masks in known:
@@ -288,12 +134,6 @@ def classify(
     said = _answers([classifier.first], maps, None, image.shape[1:], [None])[0]
     context = FeatureMaps(said[: _told(classifier.classes)], spacing_mm, classifier.context)
     return _answers([classifier.second], maps, context, image.shape[1:], [None])[0]
-
-
-def _context(first: Perceptrons, maps: FeatureMaps, scan: Painted, keep_bytes: float) -> FeatureMaps:
-    """The features of what the first stage says."""
-    [said] = _answers([first], maps, None, scan.image.shape[1:], [None])
-    return FeatureMaps(said[: _told(first.classes)], scan.spacing_mm, CONTEXT, keep_bytes=keep_bytes)
 
 
 def _answers(
@@ -328,22 +168,3 @@ def _side_by_side(maps: FeatureMaps, context: FeatureMaps | None) -> Iterator[tu
 def log_probabilities(probabilities: Tensor) -> Tensor:
     """Their natural logarithms, never below that of 1e-4; in their place: the tensor itself is changed."""
     return probabilities.clamp_min_(_LEAST_PROBABILITY).log_()
-
-
-def _balanced(known: LabeledFeatures, classes: int) -> NDArray[np.float32]:
-    """Weights (N,) with mean 1, such that a class counts as a root of how often it was painted."""
-    total = np.bincount(known.classes, weights=known.weight, minlength=classes)
-    of_class = np.divide(1, total**_BALANCE, out=np.zeros(classes), where=total > 0)
-    weight = known.weight * of_class[known.classes]
-    mean = weight.mean()
-    return (weight / mean if mean > 0 else weight).astype(np.float32)
-
-
-def _shares(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """How many voxels of every class to keep: all of the rare ones, of the others as many as there is room for."""
-    kept, left, open_classes = np.zeros(len(counts)), float(_MOST_VOXELS), int((counts > 0).sum())
-    for index in np.argsort(counts, kind="stable"):
-        if counts[index]:
-            kept[index] = min(float(counts[index]), left / open_classes)
-            left, open_classes = left - kept[index], open_classes - 1
-    return kept

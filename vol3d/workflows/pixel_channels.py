@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vol3d.baselines.pixel_classifier import Painted, PixelClassifier, classify, learn, log_probabilities
+from vol3d.baselines.perceptrons import Painted
+from vol3d.baselines.pixel_classifier import PixelClassifier, classify, learn, log_probabilities
 from vol3d.bundle import ModelBundle
 from vol3d.config import Config
 from vol3d.errors import ConfigError
@@ -60,11 +61,18 @@ def wants_classifier(config: Config, outputs: int, *, sized: bool) -> bool:
     return possible and (use == "yes" or (use == "auto" and sized and outputs <= _MOST_CLASSES))
 
 
-def guide(cases: list[Case], known: Sequence[list[SparseLabels]], config: Config, classes: int) -> list[Guided]:
+def guide(
+    cases: list[Case],
+    known: Sequence[list[SparseLabels]],
+    config: Config,
+    classes: int,
+    on_first_stage: Callable[[int, Tensor], None] | None = None,
+) -> list[Guided]:
     """A classifier for each of `known` (a list of labels, one per case, all of them part of the cases' own labels).
 
     The last one's channels are those of the whole scan. The others' are only right in the slices of labels that they
-    have not learned from, where they are judged; elsewhere their classes are equally probable.
+    have not learned from, where they are judged; elsewhere their classes are equally probable. on_first_stage: see
+    `learn`.
     """
     seed, steps = config.training.seed, config.pixel_classifier.steps
     if steps is None:
@@ -76,7 +84,16 @@ def guide(cases: list[Case], known: Sequence[list[SparseLabels]], config: Config
         for seen in masks[:-1]
     ]
     asked.append([None] * len(cases))
-    found = learn(painted, masks, asked, classes, steps=steps, seed=seed, keep_bytes=_keep_bytes())
+    found = learn(
+        painted,
+        masks,
+        asked,
+        classes,
+        steps=steps,
+        seed=seed,
+        keep_bytes=_keep_bytes(),
+        on_first_stage=on_first_stage,
+    )
     return [
         Guided([_joined(case, answer) for case, answer in zip(cases, answers, strict=True)], classifier)
         for classifier, answers in zip(*found, strict=True)

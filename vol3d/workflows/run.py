@@ -59,10 +59,9 @@ class Run:
                 f"put the old files back, or train a new run on the new ones"
             )
 
-    def start(self, plan: Plan, length: Length, meaning: Meaning, splits: Sequence[HoldOut], *, leads: bool) -> None:
-        """Write down what the run is before its first iteration."""
+    def begin(self, plan: Plan, meaning: Meaning, splits: Sequence[HoldOut], *, leads: bool) -> None:
+        """Settle what a new run is and make its folder; a run whose length is known has begun before."""
         if self.length is None:
-            self.length = length
             self.record |= {
                 "vol3d": __version__,
                 "versions": versions(),
@@ -71,8 +70,6 @@ class Run:
                     "device": plan.device.name,
                     "precision": plan.device.precision,
                 },
-                "iterations": length.iterations,
-                "validations_planned": length.validations,
                 "labels": meaning.table.to_json(),
                 "held_out": [split.said for split in splits],
                 "config": plan.config.to_json(),
@@ -80,6 +77,12 @@ class Run:
             }
             if leads:
                 self._make_folder()
+
+    def start(self, length: Length, *, leads: bool) -> None:
+        """Write down how long the run is, before its first iteration."""
+        if self.length is None:
+            self.length = length
+            self.record |= {"iterations": length.iterations, "validations_planned": length.validations}
         if leads:
             report.write_record(self.folder, self.record)
 
@@ -138,12 +141,15 @@ def resume_run(folder: Path) -> Run:
     record = report.read_record(folder)
     if (folder / MODEL_FILE).is_file():
         raise ModelError(f"{folder}: this run is finished; predict with -m {folder}, or train a new one")
-    if not {"config", "iterations", "validations_planned"} <= record.keys():
+    if "config" not in record:
         raise ModelError(f"{folder}: run.json lacks the configuration. Train again into a new folder.")
     config = parse_config(record["config"], source=str(folder / report.RECORD))
     if any(name.startswith("<") for name in config.data.images):
         raise ModelError(f"{folder}: this run was trained on arrays in memory, which cannot be found again")
-    return Run(folder, config, record, Length(int(record["iterations"]), int(record["validations_planned"])))
+    length = None  # it was stopped before it was known
+    if {"iterations", "validations_planned"} <= record.keys():
+        length = Length(int(record["iterations"]), int(record["validations_planned"]))
+    return Run(folder, config, record, length)
 
 
 def data_hashes(cases: list[Case]) -> list[dict[str, str]]:

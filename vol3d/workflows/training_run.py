@@ -94,6 +94,9 @@ class TrainingRun:
         everything = [case.labels for case in cases]
         first = [split.training for split in self.splits]
         held_out = [split.validation for split in self.splits]
+        self.run.begin(plan, meaning, self.splits, leads=self.fabric.is_global_zero)
+        self._keep_start()
+        self.preview = LivePreview(run.folder, cases[0], self.table, plan, budget.started, tell)
         self.guided = self._guide(first, everything, refit=training.refit and any(held_out))
         seen, self.shown = (cases, cases) if not self.guided else (self.guided[0].cases, self.guided[-1].cases)
         self.held = HeldOut(
@@ -115,7 +118,9 @@ class TrainingRun:
         self.reestimates = False
         if self.guided:
             self.classifier_score = score_baseline(PixelChannels(seen), cases, self.splits, meaning)
-        self.preview = LivePreview(run.folder, self.shown[0], self.table, plan, budget.started, tell)
+        if self.guided:
+            self._early_preview(0, self.shown[0].classifier_logs.exp())
+            self.preview = LivePreview(run.folder, self.shown[0], self.table, plan, budget.started, tell)
 
     def _guide(self, first: list[SparseLabels], everything: list[SparseLabels], *, refit: bool) -> list[Guided]:
         """The cases with a pixel classifier's channels: made of the labels that train now, then of all of them.
@@ -125,7 +130,7 @@ class TrainingRun:
         if not self.plan.classifier:
             return []
         known = [first, everything] if refit else [first]
-        return guide(self.cases, known, self.plan.config, len(self.table))
+        return guide(self.cases, known, self.plan.config, len(self.table), on_first_stage=self._early_preview)
 
     def go(self, resuming: bool) -> TrainResult:
         """Fit, measure, save."""
@@ -155,9 +160,7 @@ class TrainingRun:
         iterations = length.iterations
         self.reestimates = reestimates(self.plan.config.training, iterations)
         stages = make_stages(self.plan, length, self.patches, self.all_patches, held=bool(self.held))
-        self.run.start(self.plan, length, self.meaning, self.splits, leads=self.fabric.is_global_zero)
-        self._keep_start()
-        self._first_preview(state)
+        self.run.start(length, leads=self.fabric.is_global_zero)
         self.tell.note(f"{iterations} iterations on {self.plan.device.name}; run folder {self.run.folder}")
         out = RunOutput(self.run, iterations, self.held, self.tell, state) if self.fabric.is_global_zero else None
         with Interrupt() as interrupt:
@@ -186,13 +189,16 @@ class TrainingRun:
         if self.earlier is not None:
             self.run.record["logit_offsets"] = list(self.earlier.offsets)
         if self.fabric.is_global_zero:
-            report.write_record(self.run.folder, self.run.record)
             if self.earlier is not None:
                 keep_start(self.run.folder, self.earlier)
+            report.write_record(self.run.folder, self.run.record)
 
-    def _first_preview(self, state: TrainingState | None) -> None:
-        if self.guided and state is None and self.spec.kind == "semantic" and self.fabric.is_global_zero:
-            self.preview.show(self.shown[0].classifier_logs.exp())
+    def _early_preview(self, number: int, probabilities: torch.Tensor) -> None:
+        """Show what the pixel classifier says of the first scan, in a run that has not trained yet."""
+        if number or self.run.length is not None or not self.fabric.is_global_zero:
+            return
+        self.preview.show(probabilities)
+        if "first_preview_seconds" not in self.run.record:
             self.run.record["first_preview_seconds"] = round(self.budget.elapsed(), 1)
             self.tell.note(f"first preview after {self.budget.elapsed():.0f} s: {self.preview.path}")
 
