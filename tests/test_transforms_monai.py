@@ -11,6 +11,7 @@ from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, RandGauss
 import vol3d.transforms
 from vol3d.errors import ConfigError, GeometryError, LabelError
 from vol3d.transforms import DrawnPatch, RandSparsePatch, RandSparsePatchd, SpatialParams, crop
+from vol3d.transforms.drawing import draw_voxel
 from vol3d.volume import Box
 
 UNLABELED = 3
@@ -220,3 +221,28 @@ def test_errors_say_what_to_do():
         DrawnPatch.from_json({})
     with pytest.raises(AttributeError, match="nothing"):
         vol3d.transforms.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "codes", [np.uint8([7, 7, 7, 2, 255, 2, 9]), np.int64([-5, 4, 2**40, 4, 0, 0, 0]), np.float32([1, 1, 3])]
+)
+@pytest.mark.parametrize("balanced", [True, False])
+@pytest.mark.parametrize("masked", [True, False])
+def test_voxels_are_drawn_as_often_as_they_should(codes, balanced, masked):
+    rng = np.random.default_rng(0)
+    unlabeled = int(codes[-1])
+    known = rng.permutation(np.arange(len(codes)) % 2 == 0) if masked else np.empty(0, bool)
+    labeled = known if masked else codes != unlabeled
+    shares = np.where(labeled, 1.0, 0.0)
+    if balanced:
+        shares = np.array([on / max(1, (labeled & (codes == c)).sum()) for on, c in zip(shares, codes, strict=True)])
+    drawn = [draw_voxel(rng, codes, known, () if masked else (unlabeled,), balanced=balanced) for _ in range(4000)]
+    found = np.bincount(drawn, minlength=len(codes)) / len(drawn)
+    np.testing.assert_allclose(found, shares / shares.sum(), atol=0.03)
+
+
+def test_no_voxel_is_drawn_where_none_is_labeled():
+    rng, codes = np.random.default_rng(0), np.full(9, 3, np.uint8)
+    assert draw_voxel(rng, codes, np.empty(0, bool), (3, 4), balanced=True) is None
+    assert draw_voxel(rng, codes, np.zeros(9, bool), (), balanced=False) is None
+    assert draw_voxel(rng, codes[:0], np.empty(0, bool), (), balanced=False) is None

@@ -91,6 +91,64 @@ def linear_part(params: SpatialParams, spacing_mm: Sequence[float]) -> NDArray[n
     return result
 
 
+@dataclass(frozen=True, eq=False)
+class Placement:
+    """Where a patch lies in a volume: its position p is read at  v + M (p − t) + d(p) − d(t).
+
+    matrix: M (3, 3), the `linear_part`. anchor: t, voxels of the patch. target: v, voxels of the volume; t goes to v
+    whatever was drawn. vectors: (3, gx, gy, gz), what the control points are displaced by, in voxels along each axis,
+    with d(t) taken off. shares: for each axis (n, g), how much of every control point a voxel of the patch gets. No
+    control points where nothing is deformed. All float64.
+    """
+
+    matrix: NDArray[np.float64]
+    anchor: NDArray[np.float64]
+    target: NDArray[np.float64]
+    vectors: NDArray[np.float64]
+    shares: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
+
+    def grid(self, device: torch.device | str | None = None) -> Tensor:
+        """Where in the volume every voxel of the patch is read: voxel coordinates, float32 (3, *size)."""
+        grid = _displacement(self, device)
+        for axis, shares in enumerate(self.shares):
+            positions = np.arange(len(shares), dtype=np.float64)
+            line = np.outer(self.matrix[:, axis], positions - self.anchor[axis])
+            if axis == 0:
+                line += self.target[:, None]
+            shape = [3, 1, 1, 1]
+            shape[axis + 1] = -1
+            grid = grid + torch.from_numpy(line).to(grid).reshape(shape)
+        return grid.float()
+
+
+def place(
+    params: SpatialParams,
+    size: Size,
+    spacing_mm: Sequence[float],
+    anchor_patch: Sequence[float],
+    anchor_volume: Sequence[float],
+) -> Placement:
+    """What was drawn, as a `Placement` of a patch of `size` voxels on a grid of `spacing_mm`."""
+    matrix = linear_part(params, spacing_mm)
+    anchor, target = np.asarray(anchor_patch, dtype=np.float64), np.asarray(anchor_volume, dtype=np.float64)
+    if params.displacements is None:
+        x, y, z = (np.zeros((n, 0)) for n in size)
+        return Placement(matrix, anchor, target, np.zeros((3, 0, 0, 0)), (x, y, z))
+    spacing = np.asarray(spacing_mm, dtype=np.float64)
+    step_mm = params.control_spacing_voxels * spacing.min()
+    shares, at_anchor = [], []
+    for axis, (length, points) in enumerate(zip(size, params.displacements.shape[1:], strict=True)):
+        positions = np.append(np.arange(length, dtype=np.float64), anchor[axis])
+        control = (positions - (length - 1) / 2) * spacing[axis] / step_mm + (points - 1) / 2
+        rows = interpolation_weights(control, points)
+        shares.append(rows[:-1])
+        at_anchor.append(rows[-1])
+    vectors = params.displacements.astype(np.float64) * (spacing.min() / spacing)[:, None, None, None]
+    # Shares sum to 1: taking d(anchor) off the control values takes it off the field.
+    vectors = vectors - np.einsum("cxyz,x,y,z->c", vectors, *at_anchor)[:, None, None, None]
+    return Placement(matrix, anchor, target, vectors, (shares[0], shares[1], shares[2]))
+
+
 def sampling_grid(
     params: SpatialParams,
     size: Size,
@@ -99,53 +157,21 @@ def sampling_grid(
     anchor_volume: Sequence[float],
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Where in the volume every voxel of the patch is read: voxel coordinates, float32 (3, *size).
-
-    Patch position p goes to  v + M (p − t) + d(p) − d(t)  with t = anchor_patch, v = anchor_volume (voxels), M the
-    `linear_part` and d the spline through the displacements, so t goes to v whatever was drawn.
-    """
-    matrix = linear_part(params, spacing_mm)
-    anchor = np.asarray(anchor_patch, dtype=np.float64)
-    axes = [np.arange(n, dtype=np.float64) for n in size]
-    grid = _displacement(params, size, spacing_mm, anchor, device)
-    for axis, positions in enumerate(axes):
-        line = np.outer(matrix[:, axis], positions - anchor[axis])
-        if axis == 0:
-            line += np.asarray(anchor_volume, dtype=np.float64)[:, None]
-        shape = [3, 1, 1, 1]
-        shape[axis + 1] = -1
-        grid = grid + torch.from_numpy(line).to(grid).reshape(shape)
-    return grid.float()
+    """Where in the volume every voxel of the patch is read: voxel coordinates, float32 (3, *size); see `Placement`."""
+    return place(params, size, spacing_mm, anchor_patch, anchor_volume).grid(device)
 
 
-def _displacement(
-    params: SpatialParams,
-    size: Size,
-    spacing_mm: Sequence[float],
-    anchor: NDArray[np.float64],
-    device: torch.device | str | None,
-) -> Tensor:
+def _displacement(placement: Placement, device: torch.device | str | None) -> Tensor:
     """d(p) − d(anchor) in voxels along each axis, (3, *size); zeros (3, 1, 1, 1) where nothing is deformed.
 
     Evaluated axis by axis with dense weight matrices. float64 on CUDA, where float32 products may be rounded to
     fewer bits; else float32.
     """
     dtype = torch.float64 if device is not None and torch.device(device).type == "cuda" else torch.float32
-    if params.displacements is None:
+    if not placement.vectors.size:
         return torch.zeros(3, 1, 1, 1, dtype=dtype, device=device)
-    spacing = np.asarray(spacing_mm, dtype=np.float64)
-    step_mm = params.control_spacing_voxels * spacing.min()
-    weights, at_anchor = [], []
-    for axis, (length, points) in enumerate(zip(size, params.displacements.shape[1:], strict=True)):
-        positions = np.append(np.arange(length, dtype=np.float64), anchor[axis])
-        control = (positions - (length - 1) / 2) * spacing[axis] / step_mm + (points - 1) / 2
-        rows = interpolation_weights(control, points)
-        weights.append(torch.from_numpy(rows[:-1]).to(device=device, dtype=dtype))
-        at_anchor.append(rows[-1])
-    vectors = params.displacements.astype(np.float64) * (spacing.min() / spacing)[:, None, None, None]
-    # Weights sum to 1: taking d(anchor) off the control values takes it off the field.
-    vectors = vectors - np.einsum("cxyz,x,y,z->c", vectors, *at_anchor)[:, None, None, None]
-    field = torch.from_numpy(vectors).to(device=device, dtype=dtype)
-    field = torch.einsum("cxyz,kz->cxyk", field, weights[2])
-    field = torch.einsum("cxyk,jy->cxjk", field, weights[1])
-    return torch.einsum("cxjk,ix->cijk", field, weights[0])
+    x, y, z = (torch.from_numpy(shares).to(device=device, dtype=dtype) for shares in placement.shares)
+    field = torch.from_numpy(placement.vectors).to(device=device, dtype=dtype)
+    field = torch.einsum("cxyz,kz->cxyk", field, z)
+    field = torch.einsum("cxyk,jy->cxjk", field, y)
+    return torch.einsum("cxjk,ix->cijk", field, x)

@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vol3d.errors import ConfigError, GeometryError, LabelError
-from vol3d.transforms.fields import Size, SpatialAugmentation, linear_part, sampling_grid
+from vol3d.transforms.drawing import draw_voxel
+from vol3d.transforms.fields import Size, SpatialAugmentation, linear_part, place
 from vol3d.transforms.params import SpatialParams
 from vol3d.transforms.patch import output_box
-from vol3d.transforms.resample import Mode, resample
+from vol3d.transforms.resample import resample
+from vol3d.transforms.warp import can_warp, warp_linear, warp_nearest
 
 Array = NDArray[Any] | Tensor
 
@@ -142,39 +144,37 @@ class RandSparsePatch(Randomizable, Transform):
                     f"{tuple(array.shape)}; add the channel axis with EnsureChannelFirst, resample onto one grid"
                 )
         spacing = spacing_of(first)
-        device = first.device if isinstance(first, Tensor) else None
-        grid = sampling_grid(drawn.params, self.size, spacing, drawn.anchor_patch, drawn.anchor_volume, device)
+        placement = place(drawn.params, self.size, spacing, drawn.anchor_patch, drawn.anchor_volume)
         step = np.eye(4)
         step[:3, :3] = linear_part(drawn.params, spacing)
         step[:3, 3] = np.subtract(drawn.anchor_volume, step[:3, :3] @ drawn.anchor_patch)
-        answers = grid[(slice(None), *self.inner.slices())]
         inner = step.copy()
         inner[:3, 3] += step[:3, :3] @ self.inner.start
+        if can_warp(*arrays):
+            patches = [warp_linear(image, placement, self.size) for image in images]
+            answers = [warp_nearest(label, placement, self.inner) for label in labels]
+        else:
+            grid = placement.grid(first.device if isinstance(first, Tensor) else None)
+            patches = [resample(image, grid, "linear") for image in images]
+            answers = [resample(label, grid[(slice(None), *self.inner.slices())], "nearest") for label in labels]
         return (
-            [_read(image, grid, "linear", step) for image in images],
-            [_read(label, answers, "nearest", inner) for label in labels],
+            [_dressed(patch, like, step) for patch, like in zip(patches, images, strict=True)],
+            [_dressed(patch, like, inner) for patch, like in zip(answers, labels, strict=True)],
         )
 
     def _labeled_voxel(
         self, rng: np.random.Generator, shape: tuple[int, ...], label: Array | None, mask: Array | None
     ) -> Size:
-        codes = None if label is None else _flat(label)
-        if mask is not None:
-            where = (_flat(mask) > 0).nonzero().squeeze(1)
-        elif codes is not None:
-            unlabeled = torch.tensor(self.unlabeled, dtype=codes.dtype, device=codes.device)
-            where = torch.isin(codes, unlabeled, invert=True).nonzero().squeeze(1)
-        else:
+        if mask is None and (label is None or not (self.balanced or self.unlabeled)):
             x, y, z = (int(rng.integers(n)) for n in shape)
             return (x, y, z)
-        if len(where) == 0:
-            source = "mask" if mask is not None else f"label map; unlabeled codes are {self.unlabeled}"
+        source = "mask" if mask is not None else f"label map; unlabeled codes are {self.unlabeled}"
+        known = np.empty(0, dtype=bool) if mask is None else _flat(mask) > 0
+        codes = known.view(np.uint8) if label is None else _flat(label)
+        unlabeled = self.unlabeled if mask is None else ()
+        flat = draw_voxel(rng, codes, known, unlabeled, balanced=self.balanced)
+        if flat is None:
             raise LabelError(f"expected a labeled voxel to draw, found none in the {source}")
-        if self.balanced and codes is not None:
-            found = codes[where]
-            present = torch.unique(found)
-            where = where[found == present[int(rng.integers(len(present)))]]
-        flat = int(where[int(rng.integers(len(where)))])
         row, z = divmod(flat, shape[2])
         x, y = divmod(row, shape[1])
         return (x, y, z)
@@ -263,19 +263,17 @@ def spacing_of(array: Array) -> tuple[float, float, float]:
     return (float(x), float(y), float(z))
 
 
-def _read(array: Array, grid: Tensor, mode: Mode, step: NDArray[np.float64]) -> Tensor:
-    patch = resample(array, grid, mode)
-    if not isinstance(array, MetaTensor):
+def _dressed(patch: Tensor, like: Array, step: NDArray[np.float64]) -> Tensor:
+    """A patch with the meta data of what it was cut from, and the affine that it has."""
+    if not isinstance(like, MetaTensor):
         return patch
-    result = MetaTensor(patch).copy_meta_from(array)
-    result.affine = array.affine @ torch.from_numpy(step).to(array.affine)
+    result = MetaTensor(patch).copy_meta_from(like)
+    result.affine = like.affine @ torch.from_numpy(step).to(like.affine)
     return result
 
 
-def _flat(array: Array) -> Tensor:
-    """Codes of the first channel in C order, 1-D."""
+def _flat(array: Array) -> NDArray[Any]:
+    """The first channel in C order, 1-D, as NumPy has it."""
     if isinstance(array, Tensor):
-        codes = array.as_subclass(Tensor)[0]
-    else:
-        codes = torch.from_numpy(np.array(array[0], dtype=array.dtype.newbyteorder("=")))
-    return codes.reshape(-1).to(torch.int64 if codes.dtype in (torch.uint16, torch.uint32) else codes.dtype)
+        return array.as_subclass(Tensor)[0].detach().cpu().contiguous().view(-1).numpy()
+    return np.ascontiguousarray(array[0], dtype=array.dtype.newbyteorder("=")).reshape(-1)

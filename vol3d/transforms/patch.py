@@ -12,9 +12,10 @@ from torch import Tensor
 
 from vol3d.errors import ConfigError
 from vol3d.transforms.crop import crop
-from vol3d.transforms.fields import Size, sampling_grid
+from vol3d.transforms.fields import Size, place
 from vol3d.transforms.params import SpatialParams
 from vol3d.transforms.resample import resample
+from vol3d.transforms.warp import can_warp, warp_labeled
 from vol3d.volume import Box
 
 Array = NDArray[Any] | Tensor
@@ -57,8 +58,10 @@ def cut_patch(  # noqa: PLR0913, PLR0917  three arrays, what was drawn, and wher
         answer = Box(inner.start, inner.size).shift(start)
         patch, codes, weight = _crop(image, box), _crop(classes, answer), _crop(labeled_weight, answer)
     else:
-        device = image.device if isinstance(image, Tensor) else None
-        grid = sampling_grid(params, size, spacing_mm, anchor_patch, anchor_volume, device)
+        placement = place(params, size, spacing_mm, anchor_patch, anchor_volume)
+        if can_warp(image, classes, labeled_weight):
+            return warp_labeled(image, classes, labeled_weight, placement, size, inner)
+        grid = placement.grid(image.device if isinstance(image, Tensor) else None)
         patch = resample(image, grid, "linear")
         answers = grid[(slice(None), *inner.slices())]
         codes = resample(classes[None], answers, "nearest")[0]
