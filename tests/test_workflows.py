@@ -24,8 +24,8 @@ from vol3d.workflows.cases import TrainingFiles, load
 from vol3d.workflows.labels import decide, parse_annotated_slices
 from vol3d.workflows.listener import Quiet
 from vol3d.workflows.planned import Grid, small_network, small_patch
-from vol3d.workflows.predict import intensities_unlike_training
 from vol3d.workflows.settings import settle
+from vol3d.workflows.unlike import intensities_unlike_training
 
 
 @pytest.fixture(scope="module")

@@ -82,9 +82,10 @@ def predict(options: Namespace) -> int:
     from vol3d import io
     from vol3d.bundle import ModelBundle
     from vol3d.config import DataConfig, LabelsConfig
+    from vol3d.workflows.large import LargePrediction, is_too_large, predict_large
     from vol3d.workflows.models import find_model
     from vol3d.workflows.outputs import PredictOptions, output_for, require_room
-    from vol3d.workflows.predict import predict
+    from vol3d.workflows.predict import Prediction, predict
     from vol3d.workflows.settings import parse_memory
 
     choice = PredictOptions(
@@ -118,7 +119,11 @@ def predict(options: Namespace) -> int:
             require_room(output, choice)
         for scan, output in zip(scans, outputs, strict=True):
             own = replace(choice, drawn=drawn.get(scan))
-            result = predict(scan, bundle, output, options=own, listener=listener)
+            result: LargePrediction | Prediction
+            if is_too_large(scan, output, bundle, own):
+                result = predict_large(scan, bundle, output, own, listener)
+            else:
+                result = predict(scan, bundle, output, options=own, listener=listener)
             write(f"wrote {result.path}" + (f", preview {result.preview}" if result.preview else ""))
     return 0
 

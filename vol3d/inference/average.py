@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from vol3d.errors import ModelError
-from vol3d.inference.forward import Runner
+from vol3d.inference.forward import Image, Runner
 from vol3d.inference.predict import Progress, require_mask, stream, tiles_for
 from vol3d.inference.tiles import TilePlan
 from vol3d.volume import Slab
@@ -19,7 +18,7 @@ from vol3d.volume import Slab
 
 def predict_axes(  # noqa: PLR0913  what `predict_slabs` takes, and the flips
     network: nn.Module,
-    image: NDArray[Any] | Tensor,
+    image: Image,
     plans: Sequence[TilePlan],
     *,
     flip_axes: Sequence[int] = (),
@@ -28,6 +27,7 @@ def predict_axes(  # noqa: PLR0913  what `predict_slabs` takes, and the flips
     needed: NDArray[np.bool_] | None = None,
     logits: bool = False,
     temperature: float = 1.0,
+    first_plane: int = 0,
     progress: Progress | None = None,
 ) -> Iterator[Slab]:
     """`predict_slabs`, averaged with equal weights over `plans` that go through the volume across different axes.
@@ -35,7 +35,8 @@ def predict_axes(  # noqa: PLR0913  what `predict_slabs` takes, and the flips
     plans: of `plan_axes`; their order changes nothing, one plan gives what `predict_slabs` gives. flip_axes: average
     over all flips of the volume along these axes as well, as `predict_flips` does; a plan leaves out the axis its
     network does not see, along which a flip changes nothing. needed: voxels outside it get the mean of what the plans
-    say, 0 from a plan of which no tile answered. progress: voxels of all plans together.
+    say, 0 from a plan of which no tile answered. image: an array, or what is read box by box. first_plane: where to
+    begin. progress: voxels of all plans together.
 
     One slab stream per plan runs as far as the next planes need it, so that memory stays flat: a tile's planes and a
     slab per plan. Raises what `predict_slabs` raises, `ModelError` for plans that do not fit each other.
@@ -45,7 +46,7 @@ def predict_axes(  # noqa: PLR0913  what `predict_slabs` takes, and the flips
         ordered = [plan.flipped(flip_axes) for plan in ordered]
     require_mask(needed, ordered[0])
     runner = Runner(network, image, ordered[0], torch.device(device), precision, temperature=temperature)
-    return _averaged(runner, ordered, needed, progress, logits=logits)
+    return _averaged(runner, ordered, needed, progress, logits=logits, first_plane=first_plane)
 
 
 def _checked(plans: Sequence[TilePlan]) -> Sequence[TilePlan]:
@@ -66,9 +67,14 @@ def _averaged(
     progress: Progress | None,
     *,
     logits: bool,
+    first_plane: int,
 ) -> Iterator[Slab]:
-    total = SharedMeter(progress, [sum(tile.input.voxels for tile in tiles_for(plan, needed)) for plan in plans])
-    streams = [stream(runner, plan, needed, total.part(n), logits=logits) for n, plan in enumerate(plans)]
+    waiting = [sum(tile.input.voxels for tile in tiles_for(plan, needed, first_plane)) for plan in plans]
+    total = SharedMeter(progress, waiting)
+    streams = [
+        stream(runner, plan, needed, total.part(n), logits=logits, first_plane=first_plane)
+        for n, plan in enumerate(plans)
+    ]
     for parts in in_step(streams):
         mean = parts[0].values.copy()
         for count, part in enumerate(parts[1:], 2):

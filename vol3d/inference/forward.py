@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from vol3d.errors import ModelError
 from vol3d.inference.tiles import Tile, TilePlan
 from vol3d.networks.folding import fold_batch_norm
-from vol3d.transforms.crop import crop
+from vol3d.transforms.crop import ReadByBox, crop, crop_read
 from vol3d.volume import Box
 
+Image = NDArray[Any] | Tensor | ReadByBox
 _AUTOCAST = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 _CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 _TOO_LARGE = (
@@ -60,15 +61,14 @@ class Runner:
     """Runs tiles of one image through a copy of a network in evaluation mode; the network itself stays untouched.
 
     The copy lies on the device, its BatchNorms folded into convolutions, with channels last where kernels for that are
-    faster. image: (C, X, Y, Z). precision:
-    float32, bf16 or fp16 (the latter two by autocast). Values come in float32, or in float64 from a float64 network.
-    temperature: what logits are divided by before a softmax.
+    faster. image: (C, X, Y, Z). precision: float32, bf16 or fp16 (the latter two by autocast). Values come in float32,
+    or in float64 from a float64 network. temperature: what logits are divided by before a softmax.
     """
 
     def __init__(
         self,
         network: nn.Module,
-        image: NDArray[Any] | Tensor,
+        image: Image,
         plan: TilePlan,
         device: torch.device,
         precision: str,
@@ -142,7 +142,8 @@ class Runner:
             block = crop(self.image, box).to(self.device, self.dtype)
             return block.flip(flipped) if flipped else block
         wanted = np.float64 if self.dtype == torch.float64 else np.float32
-        turned = np.flip(crop(self.image, box), tuple(flipped))
+        found = crop(self.image, box) if isinstance(self.image, np.ndarray) else crop_read(self.image, box)
+        turned = np.flip(found, tuple(flipped))
         values = torch.from_numpy(np.ascontiguousarray(turned, dtype=wanted))
         if self.device.type == "cuda":
             return values.pin_memory().to(self.device, non_blocking=True)

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from vol3d.errors import GeometryError
 from vol3d.inference.blend import Canvas, weights
-from vol3d.inference.forward import Runner, too_large
+from vol3d.inference.forward import Image, Runner, too_large
 from vol3d.inference.tiles import Tile, TilePlan
 from vol3d.volume import Box, Slab
 
@@ -26,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 def predict_slabs(  # noqa: PLR0913  what goes in, and how, by name
     network: nn.Module,
-    image: NDArray[Any] | Tensor,
+    image: Image,
     plan: TilePlan,
     *,
     device: str | torch.device = "cpu",
@@ -63,10 +62,16 @@ def require_mask(needed: NDArray[np.bool_] | None, plan: TilePlan) -> None:
 
 
 def stream(
-    runner: Runner, plan: TilePlan, needed: NDArray[np.bool_] | None, progress: Progress | None, *, logits: bool
+    runner: Runner,
+    plan: TilePlan,
+    needed: NDArray[np.bool_] | None,
+    progress: Progress | None,
+    *,
+    logits: bool,
+    first_plane: int = 0,
 ) -> Iterator[Slab]:
-    """The slabs of `plan`, of smaller ones after it where it turns out too large."""
-    finished, meter = 0, _Meter(progress)
+    """The slabs of `plan` from a plane on, of smaller tiles after it where they turn out too large."""
+    finished, meter = first_plane, _Meter(progress)
     while finished < plan.shape[0]:
         tiles = tiles_for(plan, needed, finished)
         meter.expect(tiles)

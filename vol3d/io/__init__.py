@@ -7,24 +7,29 @@ May import `volume` and `errors`, NumPy, nibabel, h5py and SimpleITK (each when 
 from typing import TYPE_CHECKING, Any
 
 from vol3d.io import atomic
-from vol3d.io.budget import available_memory
+from vol3d.io.budget import available_memory, resident_bytes
 from vol3d.io.digest import sha256
+from vol3d.io.hdf5_boxes import StoredScan, opened_scan
 from vol3d.io.names import default_output, find, is_volume, preview_path, split_name
 from vol3d.io.pairs import pair
 from vol3d.io.reading import info, read, read_labels, read_target, read_weights
-from vol3d.io.writing import require_writable, write_image, write_labels
+from vol3d.io.spool import Spool, spooled
+from vol3d.io.writing import require_writable, write_image, write_label_runs, write_labels
 
 if TYPE_CHECKING:
     from vol3d.io.monai_reader import HDF5Reader
 
 __all__ = [
     "HDF5Reader",
+    "Spool",
+    "StoredScan",
     "atomic",
     "available_memory",
     "default_output",
     "find",
     "info",
     "is_volume",
+    "opened_scan",
     "pair",
     "preview_path",
     "read",
@@ -32,9 +37,12 @@ __all__ = [
     "read_target",
     "read_weights",
     "require_writable",
+    "resident_bytes",
     "sha256",
     "split_name",
+    "spooled",
     "write_image",
+    "write_label_runs",
     "write_labels",
 ]
 

@@ -28,9 +28,9 @@ def read(location: Location, options: ReadOptions) -> Volume:
     attributes["spacing_assumed"] is True. Raises `FileFormatError`, `GeometryError`, `ResourceError`.
     """
     with opened(location) as file:
-        dataset = _found(file, location)
-        shape, channels = _shape(dataset, location.name)
-        _check_type(dataset, location.name)
+        dataset = found(file, location)
+        shape, channels = shape_of(dataset, location.name)
+        check_type(dataset, location.name)
         wanted = None if options.channel is None else choose_channel(location.name, channels, options.channel)
         several = dataset.ndim == 4
         stored_shape = dataset.shape if wanted is None or not several else dataset.shape[1:]
@@ -43,7 +43,7 @@ def read(location: Location, options: ReadOptions) -> Volume:
             )
         stored = np.empty(stored_shape, dtype=dtype)
         dataset.read_direct(stored, source_sel=np.s_[wanted] if several and wanted is not None else None)
-        affine, attributes = _affine(dataset, file, location.name), _attributes(dataset)
+        affine, attributes = affine_of(dataset, file, location.name), _attributes(dataset)
         if affine is None:
             attributes["spacing_assumed"] = True
     if dtype == np.bool_:
@@ -60,8 +60,8 @@ def describe(location: Location) -> Facts | None:
         inside = resolve(file, location.dataset or "", location.name)
         if inside is None or not hasattr(inside, "dtype"):
             return None
-        shape, channels = _shape(inside, location.name)
-        affine, attributes = _affine(inside, file, location.name), _attributes(inside)
+        shape, channels = shape_of(inside, location.name)
+        affine, attributes = affine_of(inside, file, location.name), _attributes(inside)
         if affine is None:
             attributes["spacing_assumed"] = True
         order = {2: "yx", 3: "zyx", 4: "czyx"}[inside.ndim]
@@ -97,12 +97,12 @@ def default_affine(element_size_um: NDArray[np.float64]) -> Affine:
 
 
 @contextmanager
-def opened(location: Location) -> Iterator[Any]:
-    """The file, open for reading; HDF5's own errors become `FileFormatError`."""
+def opened(location: Location, **options: int) -> Iterator[Any]:
+    """The file, open for reading; HDF5's own errors become `FileFormatError`. options: of `h5py.File`."""
     import h5py
 
     try:
-        with h5py.File(location.path, "r", locking="best-effort") as file:
+        with h5py.File(location.path, "r", locking="best-effort", **options) as file:
             yield file
     except FileNotFoundError:
         raise
@@ -114,7 +114,8 @@ def opened(location: Location) -> Iterator[Any]:
         ) from error
 
 
-def _found(file: Any, location: Location) -> Any:  # noqa: ANN401  h5py is untyped
+def found(file: Any, location: Location) -> Any:  # noqa: ANN401  h5py is untyped
+    """The dataset at a location. Raises `FileFormatError`, naming those that there are."""
     inside = resolve(file, location.dataset or "", location.name)
     if hasattr(inside, "dtype"):
         return inside
@@ -124,7 +125,8 @@ def _found(file: Any, location: Location) -> Any:  # noqa: ANN401  h5py is untyp
     raise FileFormatError(f"{location.path} has no dataset {location.dataset!r}; it holds {some}.{example}")
 
 
-def _shape(dataset: Any, name: str) -> tuple[tuple[int, int, int], int]:  # noqa: ANN401
+def shape_of(dataset: Any, name: str) -> tuple[tuple[int, int, int], int]:  # noqa: ANN401
+    """(X, Y, Z) and how many channels. Raises `FileFormatError` for anything but ZYX, CZYX and YX."""
     stored: tuple[int, ...] = tuple(dataset.shape or ())
     if not 2 <= len(stored) <= 4 or 0 in stored:
         raise FileFormatError(f"{name} has shape {stored}; expected z, y, x or channel, z, y, x. Name another dataset.")
@@ -137,7 +139,8 @@ def _shape(dataset: Any, name: str) -> tuple[tuple[int, int, int], int]:  # noqa
     return (int(x), int(y), int(z)), int(stored[0]) if len(stored) == 4 else 1
 
 
-def _check_type(dataset: Any, name: str) -> None:  # noqa: ANN401
+def check_type(dataset: Any, name: str) -> None:  # noqa: ANN401
+    """Raise `FileFormatError` for anything but real numbers."""
     if dataset.dtype.kind not in "biuf" or dataset.dtype.itemsize > 8:
         raise FileFormatError(f"{name} stores {dataset.dtype}; expected plain real numbers. Name another dataset.")
 
@@ -153,7 +156,7 @@ def _to_xyz(stored: NDArray[Any], shape: tuple[int, int, int]) -> NDArray[Any]:
     return stored.reshape(-1, z, y, x).transpose(0, 3, 2, 1)
 
 
-def _affine(dataset: Any, file: Any, name: str) -> Affine | None:  # noqa: ANN401
+def affine_of(dataset: Any, file: Any, name: str) -> Affine | None:  # noqa: ANN401
     """Our own affine, else the voxel size of the dataset or of the whole file; None where neither is stored."""
     try:
         if AFFINE in dataset.attrs:

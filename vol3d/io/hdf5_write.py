@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,33 @@ def write(temporary: Path, location: Location, content: Content) -> None:
     A dataset of that name is replaced. The space is reserved beforehand: the HDF5 library does not survive a full
     disk. Raises `OSError`, `FileFormatError`.
     """
+    stored = _stored(content.array)
+    depth = min(_CHUNK, stored.shape[-3])
+    _write(temporary, location, content, stored.shape, lambda dataset: _fill(dataset, stored, depth))
+
+
+def write_runs(
+    temporary: Path, location: Location, content: Content, runs: Iterable[tuple[tuple[slice, ...], NDArray[Any]]]
+) -> None:
+    """As `write`, of voxels that come piece by piece: a box of the grid (slices along X, Y, Z) and what is in it.
+
+    content: one channel; its array is only looked at for its shape.
+    """
+
+    def fill(dataset: Any) -> None:  # noqa: ANN401  h5py is untyped
+        for box, codes in runs:
+            dataset[box[::-1]] = np.ascontiguousarray(codes.transpose(2, 1, 0), dtype=dataset.dtype)
+
+    _write(temporary, location, content, content.array.shape[:0:-1], fill)
+
+
+def _write(
+    temporary: Path, location: Location, content: Content, shape: tuple[int, ...], fill: Callable[[Any], None]
+) -> None:
+    """A dataset of `shape` in the order it is stored in, whose voxels `fill` puts there."""
     import h5py
 
-    stored = _stored(content.array)
-    chunks = (1,) * (stored.ndim - 3) + tuple(min(_CHUNK, n) for n in stored.shape[-3:])
+    chunks = (1,) * (len(shape) - 3) + tuple(min(_CHUNK, n) for n in shape[-3:])
     if location.path.exists():
         shutil.copyfile(location.path, temporary)
     else:
@@ -40,15 +64,15 @@ def write(temporary: Path, location: Location, content: Content) -> None:
             empty.flush()
             temporary.write_bytes(empty.id.get_file_image())
     names = len(class_names.encode(content.class_names or {})) + sum(map(len, content.channel_names or ()))
-    atomic.reserve(temporary, temporary.stat().st_size + _needed(stored.shape, chunks, content.dtype) + 8 * names)
+    atomic.reserve(temporary, temporary.stat().st_size + _needed(shape, chunks, content.dtype) + 8 * names)
     try:
         with h5py.File(temporary, "r+", locking="best-effort") as file:
             group, name = _place(file, location)
             dataset = group.create_dataset(
-                name, stored.shape, content.dtype, chunks=chunks, compression="gzip", compression_opts=_COMPRESSION,
+                name, shape, content.dtype, chunks=chunks, compression="gzip", compression_opts=_COMPRESSION,
                 shuffle=content.dtype.itemsize > 1,
             )  # fmt: skip
-            _fill(dataset, stored, chunks[-3])
+            fill(dataset)
             _describe(dataset, content)
     except (RuntimeError, ValueError, TypeError) as error:
         cause = " ".join(str(error).split())[:200]

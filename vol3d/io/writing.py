@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vol3d.errors import ConfigError, GeometryError, LabelError, ResourceError
-from vol3d.io import atomic, class_names, hdf5, voxels
+from vol3d.io import atomic, class_names, hdf5, hdf5_write, voxels
 from vol3d.io.formats import format_of
 from vol3d.io.kinds import Content, Location
 from vol3d.io.names import locate
@@ -41,6 +41,29 @@ def write_labels(
     dtype = voxels.smallest_unsigned(codes) if smallest else codes.dtype
     content = Content(codes[np.newaxis], dtype, like, names)
     return _store(locate(path, "label"), content, overwrite)
+
+
+def write_label_runs(
+    path: str,
+    runs: Iterable[tuple[tuple[slice, ...], NDArray[Any]]],
+    dtype: np.dtype[Any],
+    like: Volume,
+    *,
+    names: dict[int, str] | None,
+    overwrite: bool = False,
+) -> Path:
+    """As `write_labels`, into HDF5, of codes that come piece by piece: a box (slices along X, Y, Z) and what is in it.
+
+    Together the boxes cover the grid of `like`, whose array is not looked at.
+    """
+    location = locate(path, "label")
+    _require_writable(location, overwrite)
+    if not format_of(location.path, location.name).datasets:
+        raise ConfigError(f"{location.name}: labels that come piece by piece go into HDF5. Give an output such as a.h5")
+    content = Content(like.array[:1], dtype, like, names)
+    with atomic.replace(location.path) as temporary:
+        hdf5_write.write_runs(temporary, location, content, runs)
+    return location.path
 
 
 def write_image(

@@ -6,6 +6,7 @@ The MONAI face (`RandSparsePatchd`) and MONAI itself are imported when first ask
 
 from typing import TYPE_CHECKING, Any
 
+from vol3d.transforms.boxes import PreparedByBox
 from vol3d.transforms.crop import crop
 from vol3d.transforms.fields import SpatialAugmentation, linear_part, sampling_grid
 from vol3d.transforms.intensity import IntensityAugmentation
@@ -23,6 +24,7 @@ _LAZY = ("DrawnPatch", "RandSparsePatch", "RandSparsePatchd")
 __all__ = [
     "DrawnPatch",
     "IntensityAugmentation",
+    "PreparedByBox",
     "PreparedImage",
     "Preprocessing",
     "RandSparsePatch",

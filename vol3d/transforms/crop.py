@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +14,37 @@ from vol3d.transforms.mirror import fold_index
 from vol3d.volume import Box
 
 Array = TypeVar("Array", NDArray[Any], Tensor)
+
+
+class ReadByBox(Protocol):
+    """An image (C, X, Y, Z) that is not in memory."""
+
+    @property
+    def ndim(self) -> int:
+        """4."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, X, Y, Z)."""
+        ...
+
+    def read(self, box: Box) -> NDArray[np.float32]:
+        """The voxels of a box inside the volume, (C, *box.size)."""
+        ...
+
+
+def crop_read(image: ReadByBox, box: Box) -> NDArray[np.float32]:
+    """As `crop`, of an image that is read box by box; each voxel that the box needs is read once."""
+    folded = [fold_index(np.arange(a, b), n) for a, b, n in zip(box.start, box.stop, image.shape[1:], strict=True)]
+    low = tuple(int(index.min()) for index in folded)
+    inner = Box(low, tuple(int(index.max()) - a + 1 for index, a in zip(folded, low, strict=True)))
+    block = image.read(inner)
+    if inner == box:
+        return block
+    for axis, (index, a) in enumerate(zip(folded, low, strict=True), 1):
+        block = np.take(block, index - a, axis=axis)
+    return block
 
 
 def crop(array: Array, box: Box) -> Array:

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vol3d.errors import ConfigError
+from vol3d.transforms.boxes import BoxSource, PreparedByBox, strided
 from vol3d.transforms.spacing import Regrid, Size, same_spacing
-from vol3d.transforms.statistics import Scaling, Statistics
+from vol3d.transforms.statistics import Scaling, Statistics, sampling_steps
 from vol3d.transforms.undo import Undo
 from vol3d.volume import Affine, Orientation, SparseLabels, Volume
 
@@ -76,6 +77,27 @@ class Preprocessing:
             prepared[...] = scaled if regrid is None else regrid.smooth(scaled)
             statistics.append(found.to_json())
         return PreparedImage(array, affine, undo, statistics)
+
+    def apply_by_box(self, source: BoxSource) -> PreparedByBox | None:
+        """As `apply`, of a scan that is read box by box; None where it must be resampled, which needs all of it.
+
+        Intensities are looked at once, at the same voxels as in `apply`.
+        """
+        orientation, affine, regrid = self._grid(source.affine, source.shape)
+        if regrid is not None:
+            return None
+        steps = sampling_steps(tuple(source.shape[axis] for axis in orientation.order))
+        seen = strided(source, orientation, steps)
+        found = [Statistics.of(channel, self.percentiles) for channel in seen]
+        return PreparedByBox(
+            source,
+            orientation,
+            [self._scaling(one) for one in found],
+            affine,
+            [one.to_json() for one in found],
+            steps,
+            seen,
+        )
 
     def apply_labels(self, labels: SparseLabels, affine: Affine | None = None) -> SparseLabels:
         """Labels on the grid that `apply` gives for a scan on theirs; nearest, never mixing codes.

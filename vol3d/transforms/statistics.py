@@ -34,7 +34,8 @@ class Statistics:
         Where more than half of the voxels equal the lowest value (the black surround of a scan), mean, std and
         percentiles are those of the voxels above it, unless these are all equal.
         """
-        values = channel[_strides(channel.shape, most_voxels)].ravel()
+        steps = sampling_steps(channel.shape, most_voxels)
+        values = channel[tuple(slice(None, None, step) for step in steps)].ravel()
         if values.dtype.kind == "f":
             values = values[np.isfinite(values)]
         if values.size == 0:
@@ -62,12 +63,13 @@ def _percentile(ordered: NDArray[Any], percent: float) -> float:
     return lower + (place - at) * (upper - lower)
 
 
-def _strides(shape: tuple[int, ...], most_voxels: int) -> tuple[slice, ...]:
+def sampling_steps(shape: tuple[int, ...], most_voxels: int = _MOST_VOXELS) -> tuple[int, ...]:
+    """Every how many voxels along each axis one is looked at, so that they are no more than `most_voxels`."""
     steps = [1] * len(shape)
     while True:
         counts = [-(-n // step) for n, step in zip(shape, steps, strict=True)]
         if np.prod(counts, dtype=np.int64) <= most_voxels:
-            return tuple(slice(None, None, step) for step in steps)
+            return tuple(steps)
         steps[counts.index(max(counts))] += 1
 
 

@@ -19,15 +19,19 @@ def read_scan(scan: Source, data: DataConfig, bundle: ModelBundle, spacing_mm: S
     Raises `ModelError` where it has not the channels that the model expects.
     """
     volume = image_volume(scan, _data(scan, data, bundle, tell), spacing_mm)
-    if volume.channels != bundle.in_channels:
+    require_channels(volume.name, volume.channels, bundle)
+    return volume
+
+
+def require_channels(name: str, channels: int, bundle: ModelBundle) -> None:
+    """Raise `ModelError` where a scan has not the channels that a model expects."""
+    if channels != bundle.in_channels:
         remedy = (
             "Select one with --channel 0." if bundle.in_channels == 1 else "Give the scan the model was trained for."
         )
         raise ModelError(
-            f"{volume.name} has {volume.channels} channel{'s'[: volume.channels > 1]}; the model expects "
-            f"{bundle.in_channels}. {remedy}"
+            f"{name} has {channels} channel{'s'[: channels > 1]}; the model expects {bundle.in_channels}. {remedy}"
         )
-    return volume
 
 
 def _data(scan: Source, data: DataConfig, bundle: ModelBundle, tell: Listener) -> DataConfig:

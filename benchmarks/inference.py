@@ -1,0 +1,175 @@
+"""Prediction: vol3d beside MONAI's sliding window, the paper's network beside the machine's matrix rate, the planner.
+
+    python benchmarks/inference.py [--shape 192,160,144] [--parts sliding matrix planner]
+
+sliding: the network that `vol3d train` plans on a CPU, with drawn weights and statistics of BatchNorm from the image,
+goes through one volume: by `predict_slabs`, as `vol3d predict` does it, and by `monai.inferers.SlidingWindowInferer`
+(Gaussian blending, overlap 0.25) with windows of 48 (the training patch) and 96 voxels. Every row is a process of its
+own; its memory is what the resident size of the process grew by. Seam error: the largest difference of a class
+probability to one pass over the whole volume. matrix: the paper's 3D U-Net on one tile of 132×132×116, in GFLOP/s,
+plain and as vol3d runs it, over the best rate of a large matrix product. planner: voxels that go through the paper's
+network for a volume of 256×256×200, over those of one mirrored pass. The ratio is the fastest sliding window's time
+over vol3d's.
+"""
+
+import argparse
+import json
+import math
+import resource
+import subprocess
+import sys
+import time
+
+import numpy as np
+import torch
+from side_by_side import keep, seconds, show
+from torch.utils.flop_counter import FlopCounterMode
+
+from vol3d.config import Config, UNetConfig
+from vol3d.inference import bytes_per_voxel, plan_for, predict_slabs, whole_pass
+from vol3d.inference.forward import Runner
+from vol3d.inference.planning import plan_tiles
+from vol3d.networks import Network, build, reestimate
+from vol3d.workflows.device import Device
+from vol3d.workflows.plan import Grid, make_plan
+
+TILE, VOLUME = (132, 132, 116), (256, 256, 200)
+WINDOWS = {"MONAI, window 48": 48, "MONAI, window 96": 96}
+OURS = "vol3d"
+PARTS = ("sliding", "matrix", "planner")
+
+
+def scene(shape: tuple[int, ...]) -> tuple[Network, np.ndarray]:
+    """The planned network, its statistics those of the image, and an image with structure and noise."""
+    rng = np.random.default_rng(0)
+    axes = np.meshgrid(*[np.sin(np.linspace(0, n / 9, n, dtype=np.float32)) for n in shape], indexing="ij")
+    image = (sum(axes) + 0.3 * rng.normal(size=shape)).astype(np.float32)[None]
+    plan = make_plan(Config(), [Grid(shape, (1.0, 1.0, 1.0))], 1, ("a", "b", "c"), Device("cpu"))
+    network = build(plan.network, 1, 3, generator=torch.Generator().manual_seed(0))
+    reestimate(network, [torch.from_numpy(image[None, :, :n, :n, :n].copy()) for n in (48, 64)])
+    return network.eval(), image
+
+
+def sliding_row(name: str, shape: tuple[int, ...]) -> dict:
+    """One way through the volume, measured in this process."""
+    network, image = scene(shape)
+    whole = torch.softmax(torch.from_numpy(whole_pass(network, image)), 0).numpy() if name == "seam" else None
+    if whole is not None:
+        return {"seam": {way: float(np.abs(_through(way, network, image) - whole).max()) for way in (OURS, *WINDOWS)}}
+    small = image[:, :64, :64, :64].copy()
+    _through(name, network, small)  # kernels are chosen and memory is pooled
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    begin = time.perf_counter()
+    _through(name, network, image)
+    taken = time.perf_counter() - begin
+    return {"seconds": taken, "GB": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / 1e9}
+
+
+def _through(name: str, network: Network, image: np.ndarray) -> np.ndarray:
+    if name == OURS:
+        need = bytes_per_voxel(network, in_channels=1)
+        shape = (int(image.shape[1]), int(image.shape[2]), int(image.shape[3]))
+        plan = plan_for(network, shape, memory_bytes=4e9, bytes_per_voxel=need)
+        return np.concatenate([slab.values for slab in predict_slabs(network, image, plan)], axis=1)
+    from monai.inferers import SlidingWindowInferer
+
+    side = WINDOWS[name]
+    inferer = SlidingWindowInferer((side,) * 3, sw_batch_size=1, overlap=0.25, mode="gaussian")
+    with torch.inference_mode():
+        return torch.softmax(inferer(torch.from_numpy(image)[None], network), 1)[0].numpy()
+
+
+def sliding(shape: tuple[int, ...]) -> tuple[list[dict], float]:
+    rows = []
+    for name in ("seam", *WINDOWS, OURS):
+        command = [sys.executable, __file__, "--row", name, "--shape", ",".join(map(str, shape))]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        rows.append({"way": name, **json.loads(done.stdout.strip().splitlines()[-1])})
+    seams = rows.pop(0)["seam"]
+    for row in rows:
+        row["seam error"] = seams[row["way"]]
+    return rows, min(row["seconds"] for row in rows[:-1]) / rows[-1]["seconds"]
+
+
+def matrix() -> list[dict]:
+    """The paper's tile beside large matrix products, all threads."""
+    sides = [(2048, 2048, 2048), (4096, 2048, 1024), (8192, 512, 512)]
+    peak = 0.0
+    for m, n, k in sides:
+        a, b = torch.randn(m, k), torch.randn(k, n)
+        peak = max(peak, 2e-9 * m * n * k / seconds(lambda a=a, b=b: a @ b, 10))
+    network = build(UNetConfig(padding="valid"), 1, 3, generator=torch.Generator().manual_seed(0)).eval()
+    image = np.random.default_rng(0).normal(size=(1, *TILE)).astype(np.float32)
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        network(torch.from_numpy(image)[None])
+    work = counter.get_total_flops() / 1e9
+    shape = tuple(n - m for n, m in zip(TILE, network.margin, strict=True))
+    inner = image[:, 44:-44, 44:-44, 44:-44]
+    plan = plan_tiles(
+        (shape[0], shape[1], shape[2]),
+        network.margin,
+        network.total_stride,
+        memory_bytes=math.inf,
+        bytes_per_voxel=0.0,
+        classes=3,
+        tile=TILE,
+    )
+    runner = Runner(network, inner, plan, torch.device("cpu"), "float32")
+
+    def plain() -> None:
+        with torch.inference_mode():
+            network(torch.from_numpy(image)[None])
+
+    rows = [{"what": "matrix product", "seconds": None, "GFLOP/s": peak, "share": 1.0}]
+    for name, call in (
+        ("plain PyTorch", plain),
+        ("vol3d", lambda: [a.wait() for a in runner.answers(plan.tiles, plan, logits=True)]),
+    ):
+        taken = seconds(call, 3)
+        rows.append({"what": name, "seconds": taken, "GFLOP/s": work / taken, "share": work / taken / peak})
+    print(f"the paper's tile: {work:.0f} GFLOP")
+    return rows
+
+
+def planner() -> list[dict]:
+    """How much more goes through the paper's network than in one pass over the mirrored whole."""
+    network = build(UNetConfig(padding="valid"), 1, 3)
+    need = bytes_per_voxel(network, in_channels=1)
+    once = math.prod(network.input_size(VOLUME))
+    rows = []
+    for text, memory, tile in (
+        ("tile 132×132×116", 1e12, TILE),
+        ("8 GB", 8e9, None),
+        ("24 GB", 24e9, None),
+    ):
+        plan = plan_for(network, VOLUME, memory_bytes=memory, bytes_per_voxel=need, tile=tile)
+        size = "×".join(map(str, plan.size))
+        rows.append({"allowed": text, "tile": size, "tiles": len(plan.tiles), "redundancy": plan.voxels / once})
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", default="192,160,144")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--row", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    shape = tuple(int(n) for n in options.shape.split(","))
+    if options.row:
+        print(json.dumps(sliding_row(options.row, shape)))
+        return
+    rows: list[dict] = []
+    ratio = None
+    for part in options.parts:
+        if part == "sliding":
+            found, ratio = sliding(shape)
+        else:
+            found = matrix() if part == "matrix" else planner()
+        show(found)
+        print()
+        rows += [{"part": part, **row} for row in found]
+    keep("inference", rows, ratio)
+
+
+if __name__ == "__main__":
+    main()

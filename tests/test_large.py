@@ -1,0 +1,255 @@
+"""Prediction of scans that are larger than the memory: the same labels, box by box, and taken up again."""
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_transforms_preprocess import ORIENTATIONS, oblique, stored
+from workflow_parts import TINY, UNLABELED, balls, painted
+
+import vol3d
+from vol3d import io
+from vol3d.cli.main import main
+from vol3d.errors import FileFormatError, ResourceError
+from vol3d.transforms import Preprocessing, crop
+from vol3d.transforms.boxes import strided
+from vol3d.transforms.crop import crop_read
+from vol3d.volume import Affine, Box, Volume
+from vol3d.workflows.large import is_too_large, obstacle, predict_large
+from vol3d.workflows.listener import Quiet
+from vol3d.workflows.outputs import PredictOptions
+
+TILED = PredictOptions(tile=(16, 16, 16))
+FLIPPED = Affine(Affine.from_spacing((1.0, 1.2, 1.5)).matrix @ np.diag([-1.0, 1.0, -1.0, 1.0]))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A trained model without a pixel classifier."""
+    image, classes = balls()
+    run = tmp_path_factory.mktemp("large") / "run"
+    result = vol3d.train(image, painted(classes), unlabeled=UNLABELED, config=TINY, output=run)
+    assert result.bundle.classifier is None
+    return run / "model.safetensors", result.bundle
+
+
+def write_scan(path, affine=None, dtype="float32", shape=(46, 38, 34)):
+    image, _ = balls(shape)
+    values = image if dtype == "float32" else np.clip(40 * image + 60, 0, 255)
+    scan = Volume(values.astype(dtype)[None], affine or Affine.from_spacing((1.0, 1.0, 1.0)), "scan")
+    io.write_image(str(path), scan.array, scan)
+    return str(path)
+
+
+class Deaf(Quiet):
+    """Takes no notice of warnings: these scans are not like the one that was learned from."""
+
+    def warn(self, _text):
+        pass
+
+
+class Fake:
+    """A scan in memory that is read box by box, in blocks of its own."""
+
+    def __init__(self, array, affine, block):
+        self.name, self.array, self.affine, self.block = "fake", array, affine, block
+        self.channels, self.shape = len(array), array.shape[1:]
+        self.reads = 0
+
+    def read(self, box):
+        assert min(box.start) >= 0
+        assert all(b <= n for b, n in zip(box.stop, self.shape, strict=True))
+        self.reads += box.voxels
+        return self.array[(slice(None), *box.slices())]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.sampled_from(ORIENTATIONS),
+    st.tuples(*[st.integers(1, 9)] * 3),
+    st.tuples(*[st.integers(1, 5)] * 3),
+    st.tuples(*[st.integers(-12, 12)] * 3),
+    st.tuples(*[st.integers(1, 9)] * 3),
+    st.integers(0, 2**32 - 1),
+)
+def test_boxes_of_a_prepared_scan_are_those_of_the_whole(orientation, shape, block, start, size, seed):
+    rng = np.random.default_rng(seed)
+    array, affine = stored(rng.integers(0, 255, (2, *shape)).astype(np.uint8), oblique(), *orientation)
+    preprocessing = Preprocessing(normalization="percentile")
+    whole = preprocessing.apply(Volume(array, affine, "scan"))
+    parts = preprocessing.apply_by_box(Fake(array, affine, block))
+    assert parts.shape == whole.array.shape
+    assert parts.statistics == whole.statistics
+    assert np.allclose(parts.affine.matrix, whole.affine.matrix)
+    assert np.array_equal(crop_read(parts, Box(start, size)), crop(whole.array, Box(start, size)))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.sampled_from(ORIENTATIONS), st.tuples(*[st.integers(1, 12)] * 3), st.tuples(*[st.integers(1, 5)] * 3))
+def test_a_large_scan_is_sampled_where_the_whole_one_is(orientation, shape, steps):
+    turned = np.arange(2 * np.prod(shape)).reshape(2, *shape)
+    array, affine = stored(turned, oblique(), *orientation)
+    source = Fake(array, affine, (4, 3, 5))
+    found = strided(source, affine.orientation, steps)
+    assert np.array_equal(found, affine.orientation.apply(array)[(slice(None), *(slice(None, None, s) for s in steps))])
+    assert source.reads <= array.size
+
+
+def test_resampling_needs_the_whole_scan():
+    array = np.zeros((1, 5, 5, 5))
+    assert Preprocessing(spacing_mm=(2.0, 2.0, 2.0)).apply_by_box(Fake(array, oblique(), (2, 2, 2))) is None
+
+
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+@pytest.mark.parametrize("affine", [None, FLIPPED])
+@pytest.mark.parametrize("tta", [False, True])
+def test_labels_are_those_of_the_scan_predicted_at_once(model, tmp_path, dtype, affine, tta):
+    path, bundle = model
+    scan = write_scan(tmp_path / "scan.h5", affine, dtype)
+    choice = PredictOptions(tile=(16, 16, 16), tta=tta)
+    expected = vol3d.predict(scan, path, tmp_path / "whole.h5", tile=(16, 16, 16), tta=tta, listener=Deaf())
+    found = predict_large(scan, bundle, str(tmp_path / "parts.h5"), choice, Deaf())
+    assert found.planes_before == 0
+    parts, whole = (io.read_labels(str(tmp_path / f"{name}.h5:label")) for name in ("parts", "whole"))
+    assert np.array_equal(parts.array, whole.array)
+    assert np.array_equal(parts.array[0], expected.codes)
+    assert 0 < parts.array.mean() < 1
+    assert np.allclose(parts.affine.matrix, whole.affine.matrix)
+    assert parts.attributes["class_names"] == whole.attributes["class_names"]
+    assert found.preview.is_file()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [
+        "parts.h5", "parts.png", "scan.h5", "whole.h5", "whole.png"
+    ]  # fmt: skip
+
+
+class StopsAfter(Deaf):
+    """Interrupts when so much of the prediction is done."""
+
+    def __init__(self, share):
+        self.share = share
+
+    def progress(self, _what, done, total, _fields):
+        if done >= self.share * total:
+            raise KeyboardInterrupt
+
+
+def test_a_stopped_prediction_goes_on_where_it_was(model, tmp_path):
+    _, bundle = model
+    scan = write_scan(tmp_path / "scan.h5")
+    whole = predict_large(scan, bundle, str(tmp_path / "whole.h5"), TILED, Deaf())
+    out = str(tmp_path / "out.h5")
+    before = []
+    for share in (0.3, 0.6):
+        with pytest.raises(KeyboardInterrupt):
+            predict_large(scan, bundle, out, TILED, StopsAfter(share))
+        assert not (tmp_path / "out.h5").exists()
+    found = predict_large(scan, bundle, out, TILED, Deaf())
+    before.append(found.planes_before)
+    assert 10 < found.planes_before < 46
+    assert np.array_equal(io.read_labels(out).array, io.read_labels(whole.path).array)
+    assert not [entry for entry in tmp_path.iterdir() if "vol3d-part" in entry.name]
+
+
+def test_another_scan_or_model_begins_anew_and_damaged_parts_are_not_trusted(model, tmp_path):
+    _, bundle = model
+    scan, out = write_scan(tmp_path / "scan.h5"), str(tmp_path / "out.h5")
+    part = tmp_path / ".out.h5-label.vol3d-part"
+    named = f"{out}:label"
+
+    def stopped():
+        part.unlink(missing_ok=True)
+        with pytest.raises(KeyboardInterrupt):
+            predict_large(scan, bundle, named, TILED, StopsAfter(0.6))
+        assert part.stat().st_size > 0
+
+    for spoil in (
+        lambda: write_scan_again(tmp_path),
+        lambda: part.with_name(part.name + ".json").write_text("{}"),
+        lambda: part.write_bytes(b""),
+    ):
+        stopped()
+        spoil()
+        found = predict_large(scan, bundle, named, PredictOptions(tile=(16, 16, 16), overwrite=True), Deaf())
+        assert found.planes_before == 0
+    stopped_whole = predict_large(scan, bundle, str(tmp_path / "whole.h5"), TILED, Deaf())
+    assert np.array_equal(io.read_labels(named).array, io.read_labels(stopped_whole.path).array)
+
+
+def write_scan_again(folder):
+    with h5py.File(folder / "scan.h5", "r+") as file:
+        file["raw"].attrs["changed"] = 1
+
+
+def test_two_processes_do_not_write_one_output(model, tmp_path):
+    _, bundle = model
+    scan, out = write_scan(tmp_path / "scan.h5"), str(tmp_path / "out.h5")
+
+    class Twice(Deaf):
+        def progress(self, *_):
+            with pytest.raises(ResourceError, match="by another process"):
+                predict_large(scan, bundle, out, TILED, Deaf())
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predict_large(scan, bundle, out, TILED, Twice())
+
+
+def test_labels_join_the_scans_own_file(model, tmp_path):
+    _, bundle = model
+    scan = write_scan(tmp_path / "scan.h5")
+    predict_large(scan, bundle, f"{scan}:labels/net", TILED, Deaf())
+    with h5py.File(scan) as file:
+        assert set(file) == {"raw", "labels"}
+        assert file["labels/net"].shape == file["raw"].shape
+
+
+def test_not_a_number_is_refused_and_replaced(model, tmp_path):
+    _, bundle = model
+    scan = write_scan(tmp_path / "scan.h5")
+    with h5py.File(scan, "r+") as file:
+        file["raw"][7, 8, 9] = np.nan
+    with pytest.raises(FileFormatError, match="--nan"):
+        predict_large(scan, bundle, str(tmp_path / "out.h5"), TILED, Deaf())
+    data = TILED.data.model_copy(update={"nan": 0.0})
+    predict_large(scan, bundle, str(tmp_path / "out.h5"), PredictOptions(tile=(16, 16, 16), data=data), Deaf())
+
+
+def test_the_command_line_goes_box_by_box_where_memory_is_short(model, tmp_path, capsys, monkeypatch):
+    path, bundle = model
+    scan = write_scan(tmp_path / "scan.h5")
+    monkeypatch.setattr("vol3d.workflows.large.bytes_at_once", lambda *_: 9e9)
+    assert main(["predict", scan, "-m", str(path), "--max-memory", "4GB", "--tile", "16", "16", "16"]) == 0
+    assert "scan_seg.h5" in capsys.readouterr().out
+    whole = vol3d.predict(scan, path, tmp_path / "whole.h5", tile=(16, 16, 16))
+    assert np.array_equal(io.read_labels(str(tmp_path / "scan_seg.h5")).array[0], whole.codes)
+    assert is_too_large(scan, str(tmp_path / "a.h5"), bundle, PredictOptions(max_memory_gb=4))
+    assert not is_too_large(scan, str(tmp_path / "a.h5"), bundle, PredictOptions(max_memory_gb=10))
+    assert main(["predict", scan, "-m", str(path), "--max-memory", "4GB", "-o", str(tmp_path / "a.nii.gz")]) == 1
+    told = capsys.readouterr().err
+    assert "no HDF5 file" in told
+    assert "--max-memory" in told
+    assert main(["predict", scan, "-m", str(path), "--max-memory", "10MB", "-o", str(tmp_path / "a.h5")]) == 1
+    assert "than the program itself takes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"probabilities": True}, "--probabilities"),
+        ({"uncertainty": True}, "--uncertainty"),
+        ({"keep_drawn": True}, "--keep-drawn"),
+    ],
+)
+def test_what_needs_the_whole_scan_is_named(model, change, told):
+    _, bundle = model
+    assert told in obstacle("a.h5", "b.h5", bundle, PredictOptions(**change))
+    assert obstacle("a.h5", "b.h5", bundle, PredictOptions()) is None
+
+
+def test_what_a_scan_takes_at_once_is_counted_before_it_is_read(model, tmp_path):
+    _, bundle = model
+    scan = write_scan(tmp_path / "scan.h5", dtype="uint8")
+    from vol3d.workflows.large import bytes_at_once
+
+    assert bytes_at_once(scan, bundle) == 46 * 38 * 34 * (1 + 4 + 2)

@@ -1,0 +1,201 @@
+"""A scan that is larger than the memory → its label map: read, predicted and written box by box, and taken up again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vol3d import inference, io
+from vol3d.bundle import ModelBundle
+from vol3d.config import InferenceConfig
+from vol3d.errors import ResourceError
+from vol3d.report import preview_png
+from vol3d.transforms import PreparedByBox, Preprocessing
+from vol3d.transforms.boxes import stored_box
+from vol3d.version import __version__
+from vol3d.volume import Affine, Box, Volume
+from vol3d.workflows.device import Device, exact, memory_bytes, pick_device
+from vol3d.workflows.listener import Listener
+from vol3d.workflows.outputs import PredictOptions
+from vol3d.workflows.scan import require_channels
+from vol3d.workflows.tiling import tile_plans, trained_patch
+from vol3d.workflows.unlike import intensities_unlike_training, unlike_training
+
+_WRITTEN_PLANES = 64  # at a time: what the chunks of an output hold
+_BESIDE_BYTES = 1.5e8  # HDF5's cache of chunks, a block that is read, one that is written
+_PREVIEW_VOXELS = 4_000_000
+
+
+@dataclass(frozen=True)
+class LargePrediction:
+    """path: the label map. preview: the picture, of every n-th voxel, or None. planes_before: found from earlier."""
+
+    path: str
+    preview: Path | None
+    planes_before: int
+
+
+def bytes_at_once(scan: str, bundle: ModelBundle) -> float:
+    """What prediction takes that holds all of a scan in memory: as stored, as the network sees it, and its labels."""
+    facts = io.info(scan)
+    voxels = float(math.prod(facts["shape"]))
+    stored = np.dtype(facts["dtype"]).itemsize * facts["channels"]
+    return voxels * (stored + 4.0 * bundle.network_channels + 2.0)
+
+
+def obstacle(scan: str, output: str, bundle: ModelBundle, choice: PredictOptions) -> str | None:
+    """Why a scan cannot be predicted box by box; None where it can."""
+    inside = [io.split_name(name)[0].suffix.lower() in {".h5", ".hdf5", ".hdf"} for name in (scan, output)]
+    asked = {
+        "--probabilities": choice.probabilities,
+        "--uncertainty": choice.uncertainty,
+        "--keep-drawn": choice.keep_drawn,
+        "--provenance": choice.provenance,
+    }
+    if not all(inside):
+        return "the scan or the output is no HDF5 file"
+    if bundle.task.kind != "semantic":
+        return f"the model's task is {bundle.task.kind}"
+    if bundle.classifier is not None:
+        return "the model has a pixel classifier, which looks at all of the scan (train one without: --set " + (
+            "pixel_classifier.use=no)"
+        )
+    if bundle.preprocessing.get("spacing_mm") is not None:
+        return "the model resamples scans to one spacing"
+    return next((f"{flag} is asked for" for flag, wanted in asked.items() if wanted), None)
+
+
+def is_too_large(scan: str, output: str, bundle: ModelBundle, choice: PredictOptions) -> bool:
+    """Whether a scan has to be predicted box by box, since it does not fit into the memory that is allowed.
+
+    Raises `ResourceError` where it has to and cannot.
+    """
+    needed, allowed = bytes_at_once(scan, bundle), memory_bytes(Device("cpu"), choice.max_memory_gb)
+    if needed <= allowed:
+        return False
+    why = obstacle(scan, output, bundle, choice)
+    if why is None:
+        return True
+    raise ResourceError(
+        f"{scan}: takes about {needed / 1e9:.2g} GB at once, {allowed / 1e9:.2g} GB are allowed, and it cannot be "
+        f"predicted in parts: {why}. Allow more with --max-memory, or cut the scan."
+    )
+
+
+def predict_large(
+    scan: str, bundle: ModelBundle, output: str, choice: PredictOptions, tell: Listener
+) -> LargePrediction:
+    """Segment a scan in an HDF5 file without ever holding all of it.
+
+    What is finished is kept beside the output; after a crash or Ctrl-C the same command goes on from there. The labels
+    are those that `predict` gives. Raises what `predict` raises.
+    """
+    if choice.prune is not None:
+        bundle = bundle.pruned(choice.prune)
+    device = exact(pick_device(choice.device))
+    network = bundle.build(device.name)
+    channel = choice.data.channel if choice.data.channel is not None else bundle.training_range.get("channel")
+    with io.opened_scan(scan, channel=channel, nan=choice.data.nan) as source:
+        require_channels(source.name, source.channels, bundle)
+        prepared = Preprocessing.from_json(bundle.preprocessing).apply_by_box(source)
+        if prepared is None:
+            raise AssertionError("an obstacle to prediction in parts")
+        frame = Volume(np.broadcast_to(np.uint8(0), (1, *source.shape)), source.affine, source.name)
+        for text in (
+            *unlike_training(frame, bundle.training_range),
+            *intensities_unlike_training(prepared.statistics, bundle.training_range),
+        ):
+            tell.warn(f"{source.name}: {text}")
+        planned = _plan(network, prepared, bundle, choice, device)
+        key = _key(scan, bundle, choice)
+        with io.spooled(output, key, prepared.shape[1:], bundle.labels.code_dtype) as spool:
+            before = spool.planes
+            if before:
+                tell.note(f"{source.name}: going on after plane {before} of {spool.shape[0]}")
+            slabs = inference.predict_axes(
+                network,
+                prepared,
+                planned,
+                flip_axes=(0, 1, 2) if choice.tta else (),
+                device=device.name,
+                precision=device.precision,
+                temperature=bundle.temperature,
+                first_plane=before,
+                progress=lambda done, total: tell.progress("predicting", done, total, {}),
+            )
+            for slab in slabs if before < spool.shape[0] else ():
+                spool.append(bundle.labels.decode(slab.values.argmax(axis=0)))
+            names = {c.code: c.name for c in bundle.labels.classes}
+            runs = _turned_back(spool, prepared)
+            io.write_label_runs(output, runs, spool.dtype, frame, names=names, overwrite=choice.overwrite)
+            preview = _preview(output, spool, prepared, bundle) if choice.preview else None
+    return LargePrediction(output, preview, before)
+
+
+def _plan(
+    network: Any,  # noqa: ANN401  as in `tile_plans`
+    prepared: PreparedByBox,
+    bundle: ModelBundle,
+    choice: PredictOptions,
+    device: Device,
+) -> tuple[inference.TilePlan, ...]:
+    """Tiles that fit beside what the process takes already."""
+    allowed = memory_bytes(Device("cpu"), choice.max_memory_gb)
+    left = allowed - io.resident_bytes() - _BESIDE_BYTES
+    if left <= 0:
+        raise ResourceError(
+            f"{prepared.source.name}: {allowed / 1e9:.2g} GB are less than the program itself takes "
+            f"({(io.resident_bytes() + _BESIDE_BYTES) / 1e9:.2g} GB). Allow more with --max-memory."
+        )
+    settings = InferenceConfig(tile=choice.tile, overlap=choice.overlap, max_memory_gb=left / 1e9)
+    _, x, y, z = prepared.shape
+    return tile_plans(network, (x, y, z), device, settings, bundle.task.planes, trained_patch(bundle))
+
+
+def _key(scan: str, bundle: ModelBundle, choice: PredictOptions) -> str:
+    """Of all that the labels depend on: the scan's file, the model, and how it is used."""
+    path, dataset = io.split_name(scan)
+    state = path.stat()
+    told = [
+        str(path.resolve()),
+        dataset,
+        state.st_size,
+        state.st_mtime_ns,
+        bundle.weights_sha256,
+        choice.data.model_dump(mode="json"),
+        choice.tta,
+        choice.prune,
+        bundle.temperature,
+        __version__,
+    ]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
+def _turned_back(spool: io.Spool, prepared: PreparedByBox) -> Iterator[tuple[tuple[slice, ...], NDArray[Any]]]:
+    """The codes in runs of planes, on the scan's own grid."""
+    for start, codes in spool.runs(_WRITTEN_PLANES):
+        box = stored_box(Box((start, 0, 0), codes.shape), prepared.orientation, prepared.source.shape)
+        yield box.slices(), prepared.orientation.undo(codes)
+
+
+def _preview(output: str, spool: io.Spool, prepared: PreparedByBox, bundle: ModelBundle) -> Path:
+    """A picture of every n-th voxel."""
+    further = 1
+    while math.prod(-(-n // further) for n in prepared.seen.shape[1:]) > _PREVIEW_VOXELS:
+        further += 1
+    x, y, z = (step * further for step in prepared.steps)
+    image = prepared.seen[:, ::further, ::further, ::further]
+    planes = [codes[(-start) % x :: x, ::y, ::z].copy() for start, codes in spool.runs(_WRITTEN_PLANES)]
+    indices, _ = bundle.labels.encode(np.concatenate(planes))
+    affine = Affine(prepared.affine.matrix @ np.diag([x, y, z, 1.0]))
+    path = io.preview_path(io.split_name(output)[0])
+    layers: list[tuple[str, NDArray[Any] | None]] = [("scan", None), ("prediction", indices)]
+    return preview_png(path, image, affine, layers, bundle.labels)
