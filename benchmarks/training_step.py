@@ -50,7 +50,7 @@ class Fixed:
 def ours(device_name: str):
     """The planned network on the embedded sample, and what a step of it takes."""
     config: Config = parse_config({"labels": {"unlabeled": 3}, "pixel_classifier": {"use": "no"}})
-    files = gather([str(SAMPLES / "scan.nii.gz")], [str(SAMPLES / "scan_sparse.nii.gz")])
+    files = gather([str(SAMPLES / "scan.nii.gz")], [str(SAMPLES / "scan_sparse.nii.gz")], [])
     cases, meaning = load(files, config, Preprocessing(**config.preprocess.model_dump()), Quiet())
     device = pick_device(device_name)
     grids = [Grid(case.shape, case.spacing_mm, case.scan["order"]) for case in cases]

@@ -22,6 +22,7 @@ from vol3d.transforms import PreparedByBox, Preprocessing
 from vol3d.transforms.boxes import stored_box
 from vol3d.version import __version__
 from vol3d.volume import Affine, Box, Volume
+from vol3d.workflows.allocator import keeps_freed_memory
 from vol3d.workflows.device import Device, exact, memory_bytes, pick_device
 from vol3d.workflows.listener import Listener
 from vol3d.workflows.outputs import PredictOptions
@@ -31,6 +32,7 @@ from vol3d.workflows.unlike import intensities_unlike_training, unlike_training
 
 _WRITTEN_PLANES = 64  # at a time: what the chunks of an output hold
 _BESIDE_BYTES = 1.5e8  # HDF5's cache of chunks, a block that is read, one that is written
+_SMALL_BYTES, _PROGRAM_BYTES = 1e8, 7e8
 _PREVIEW_VOXELS = 4_000_000
 
 
@@ -44,11 +46,15 @@ class LargePrediction:
 
 
 def bytes_at_once(scan: str, bundle: ModelBundle) -> float:
-    """What prediction takes that holds all of a scan in memory: as stored, as the network sees it, and its labels."""
+    """What prediction takes that holds all of a scan in memory: as stored, as the network sees it, and its labels.
+
+    Beside the arrays of a scan that is not small, the program and one modest tile are counted.
+    """
     facts = io.info(scan)
     voxels = float(math.prod(facts["shape"]))
     stored = np.dtype(facts["dtype"]).itemsize * facts["channels"]
-    return voxels * (stored + 4.0 * bundle.network_channels + 2.0)
+    arrays = voxels * (stored + 4.0 * bundle.network_channels + 2.0)
+    return arrays if arrays < _SMALL_BYTES else arrays + _PROGRAM_BYTES
 
 
 def obstacle(scan: str, output: str, bundle: ModelBundle, choice: PredictOptions) -> str | None:
@@ -90,6 +96,7 @@ def is_too_large(scan: str, output: str, bundle: ModelBundle, choice: PredictOpt
     )
 
 
+@keeps_freed_memory
 def predict_large(
     scan: str, bundle: ModelBundle, output: str, choice: PredictOptions, tell: Listener
 ) -> LargePrediction:

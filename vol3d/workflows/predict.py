@@ -18,6 +18,7 @@ from vol3d.errors import ConfigError, ResourceError
 from vol3d.report import preview_png
 from vol3d.transforms import PreparedImage
 from vol3d.volume import LabelTable, Slab, Volume
+from vol3d.workflows.allocator import keeps_freed_memory
 from vol3d.workflows.device import Device, exact, memory_bytes, pick_device
 from vol3d.workflows.drawn import Drawn, find_drawn, with_drawn, write_provenance
 from vol3d.workflows.listener import Listener, Quiet
@@ -55,6 +56,7 @@ class Prediction:
     drawn: NDArray[np.bool_] | None = None
 
 
+@keeps_freed_memory
 def predict(
     scan: Source,
     model: str | Path | ModelBundle | None = None,

@@ -10,6 +10,7 @@ from typing import Any
 from vol3d.config import Config
 from vol3d.errors import ConfigError
 from vol3d.transforms import Preprocessing
+from vol3d.workflows.allocator import keeps_freed_memory
 from vol3d.workflows.budget import Budget
 from vol3d.workflows.cases import TrainingFiles, gather, load
 from vol3d.workflows.continuing import SECONDS, Earlier, read_earlier, read_start
@@ -28,6 +29,7 @@ _GENTLER = 0.25  # of the learning rate, where a run begins with weights that ha
 DEFAULT_CONFIG = Path("vol3d.yaml")
 
 
+@keeps_freed_memory
 def train(  # noqa: PLR0913  the verb that everything hangs on
     images: Source | Sequence[Source] | None = None,
     labels: Source | Sequence[Source] | None = None,

@@ -1,0 +1,162 @@
+"""Memory of prediction: a scan larger than the memory in a child process with a budget, killed once and taken up again.
+
+    python benchmarks/memory.py [--shape 2048,2048,512] [--budget 1GB] [--parts large whole]
+
+large: a uint8 HDF5 scan (2.1 GB with the default shape) goes through a tiny network by `vol3d predict --max-memory`.
+The process is killed (SIGKILL) after a third of the planes and the same command is run again. Printed: the peak
+size of either process over the budget, the time, and how many planes the second run found. whole: a float32 NIfTI file
+of 512³ voxels, read at once; the peak over the size of its array. The network is the same: three classes, two levels,
+four channels, drawn weights; with valid convolutions tiles do not overlap.
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import h5py
+import nibabel
+import numpy as np
+from side_by_side import keep, show
+
+from vol3d.bundle import ModelBundle
+from vol3d.config import UNetConfig
+from vol3d.networks import build
+from vol3d.transforms import Preprocessing
+from vol3d.volume import LabelTable
+
+VOL3D = str(Path(sys.executable).with_name("vol3d"))
+
+
+def save_model(path: Path, padding: str) -> None:
+    network = UNetConfig(encoder=((4, 4), (8, 8)), padding=padding)
+    weights = build(network, 1, 3).state_dict()
+    facts = {
+        "spacing_mm": {"minimum": [1.0] * 3, "maximum": [1.0] * 3},
+        "orientations": ["RAS"],
+        "intensities": [{"p1": 0.0, "p99": 255.0}],
+        "channel": None,
+        "patch": None,
+    }
+    ModelBundle(
+        network=network,
+        in_channels=1,
+        weights=weights,
+        preprocessing=Preprocessing().to_json(),
+        labels=LabelTable.from_codes([0, 1, 2]),
+        statistics="running",
+        training_range=facts,
+        provenance={},
+    ).save(path)
+
+
+def write_scan(path: Path, shape: tuple[int, ...]) -> None:
+    """Smooth in places, with noise; slab by slab."""
+    rng = np.random.default_rng(0)
+    x, y, z = shape
+    wave = 60 * (np.sin(np.arange(y) / 20)[:, None] + np.sin(np.arange(x) / 31))
+    with h5py.File(path, "w") as file:
+        data = file.create_dataset("raw", (z, y, x), np.uint8, chunks=tuple(min(64, n) for n in (z, y, x)))
+        data.attrs["element_size_um"] = [1000.0] * 3
+        for start in range(0, z, 64):
+            planes = 128 + 8 * rng.standard_normal((min(64, z - start), y, x), dtype=np.float32)
+            planes += wave
+            data[start : start + len(planes)] = np.clip(planes, 0, 255).astype(np.uint8)
+
+
+def run(command: list[str], watch: Path | None = None, stop_at: int | None = None) -> dict:
+    """Run a command; its peak resident size, the time, how it ended. stop_at: kill it when `watch` is so large."""
+    begin, peak = time.perf_counter(), 0
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(command, stdout=said, stderr=said)
+        while process.poll() is None:
+            peak = max(peak, resident(process.pid))
+            if stop_at is not None and watch is not None and watch.exists() and watch.stat().st_size >= stop_at:
+                os.kill(process.pid, signal.SIGKILL)
+            time.sleep(0.05)
+        said.seek(0)
+        text = said.read().decode(errors="replace")
+    return {"peak GB": peak / 1e9, "seconds": time.perf_counter() - begin, "code": process.returncode, "said": text}
+
+
+def resident(pid: int) -> int:
+    """Most bytes that a process and its children have held."""
+    total = 0
+    for number in [pid, *children(pid)]:
+        try:
+            lines = Path(f"/proc/{number}/status").read_text().splitlines()
+        except OSError:
+            continue
+        total += sum(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+    return total
+
+
+def children(pid: int) -> list[int]:
+    try:
+        found = [int(n) for n in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+    return found + [further for child in found for further in children(child)]
+
+
+def large(folder: Path, model: Path, shape: tuple[int, ...], budget: str) -> list[dict]:
+    scan, out = folder / "scan.h5", folder / "labels.h5"
+    write_scan(scan, shape)
+    command = [VOL3D, "predict", str(scan), "-m", str(model), "-o", str(out), "--max-memory", budget]
+    part = folder / ".labels.h5-label.vol3d-part"
+    limit = float(budget.removesuffix("GB"))
+    rows = []
+    third = shape[0] // 3 * shape[1] * shape[2]
+    for what, stop in (("killed after a third", third), ("taken up again", None)):
+        found = run(command, part, stop)
+        said = [line for line in found.pop("said").splitlines() if "going on after" in line]
+        rows.append({"what": what, **found, "of the budget": found["peak GB"] / limit, "said": " ".join(said)[-60:]})
+    if rows[-1]["code"]:
+        raise SystemExit(f"prediction failed: {rows}")
+    with h5py.File(out) as file:
+        assert file["label"].shape == shape[::-1]
+    return rows
+
+
+def whole(folder: Path, model: Path) -> list[dict]:
+    side = 512
+    rng = np.random.default_rng(0)
+    data = rng.standard_normal((side,) * 3, dtype=np.float32)
+    scan = folder / "scan.nii"
+    nibabel.save(nibabel.Nifti1Image(data, np.eye(4)), scan)
+    found = run([VOL3D, "predict", str(scan), "-m", str(model), "-o", str(folder / "labels.nii.gz"), "--no-preview"])
+    said = found.pop("said")
+    if found["code"]:
+        raise SystemExit(said)
+    return [{"what": "512³ float32", **found, "of the array": found["peak GB"] * 1e9 / data.nbytes}]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", default="2048,2048,512")
+    parser.add_argument("--budget", default="1GB")
+    parser.add_argument("--parts", nargs="+", choices=["large", "whole"], default=["large", "whole"])
+    parser.add_argument("--padding", choices=["valid", "same"], default="valid")
+    options = parser.parse_args()
+    shape = tuple(int(n) for n in options.shape.split(","))
+    rows = []
+    for part in options.parts:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            model = folder / "model.safetensors"
+            save_model(model, options.padding)
+            found = large(folder, model, shape, options.budget) if part == "large" else whole(folder, model)
+        show(found)
+        print()
+        rows += [{"part": part, **row} for row in found]
+    keep("memory", rows)
+    print(json.dumps({"shape": shape, "budget": options.budget}))
+
+
+if __name__ == "__main__":
+    main()
