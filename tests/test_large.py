@@ -1,5 +1,7 @@
 """Prediction of scans that are larger than the memory: the same labels, box by box, and taken up again."""
 
+import dataclasses
+
 import h5py
 import numpy as np
 import pytest
@@ -16,7 +18,8 @@ from vol3d.transforms import Preprocessing, crop
 from vol3d.transforms.boxes import strided
 from vol3d.transforms.crop import crop_read
 from vol3d.volume import Affine, Box, Volume
-from vol3d.workflows.large import is_too_large, obstacle, predict_large
+from vol3d.workflows.forecast import forecast
+from vol3d.workflows.large import bytes_at_once, is_too_large, obstacle, predict_large
 from vol3d.workflows.listener import Quiet
 from vol3d.workflows.outputs import PredictOptions
 
@@ -250,6 +253,48 @@ def test_what_needs_the_whole_scan_is_named(model, change, told):
 def test_what_a_scan_takes_at_once_is_counted_before_it_is_read(model, tmp_path):
     _, bundle = model
     scan = write_scan(tmp_path / "scan.h5", dtype="uint8")
-    from vol3d.workflows.large import bytes_at_once
-
     assert bytes_at_once(scan, bundle) == 46 * 38 * 34 * (1 + 4 + 2)
+
+
+def test_a_forecast_tells_tiles_memory_and_time_and_writes_nothing(model, tmp_path, capsys):
+    path, bundle = model
+    scan = write_scan(tmp_path / "scan.h5")
+    before = sorted(tmp_path.iterdir())
+    assert main(["predict", scan, "-m", str(path), "--dry-run", "--tile", "16", "16", "16"]) == 0
+    told = capsys.readouterr().out
+    assert "46×38×34 voxels, at once" in told
+    assert "of 16×16×16" in told
+    assert sorted(tmp_path.iterdir()) == before
+    found = forecast(scan, bundle, str(tmp_path / "out.h5"), PredictOptions(tile=(16, 16, 16), tta=True))
+    once = forecast(scan, bundle, str(tmp_path / "out.h5"), TILED)
+    assert found.tiles == 8 * once.tiles
+    assert found.redundancy == pytest.approx(8 * once.redundancy)
+    assert 0 < once.seconds < found.seconds
+    assert once.bytes > bytes_at_once(scan, bundle)
+
+
+def test_a_forecast_in_parts_keeps_within_the_memory(model, tmp_path, monkeypatch):
+    _, bundle = model
+    scan = write_scan(tmp_path / "scan.h5")
+    monkeypatch.setattr("vol3d.workflows.large.bytes_at_once", lambda *_: 9e9)
+    found = forecast(scan, bundle, str(tmp_path / "out.h5"), PredictOptions(max_memory_gb=6))
+    assert found.in_parts
+    assert found.bytes <= 6e9
+    assert "in parts" in found.lines()[0]
+
+
+def test_a_forecast_counts_the_classifier_and_the_new_grid(tmp_path):
+    image, classes = balls()
+    config = {key: value for key, value in TINY.items() if key != "network"} | {
+        "pixel_classifier": {"use": "yes", "steps": 20}
+    }
+    result = vol3d.train(image, painted(classes), unlabeled=UNLABELED, config=config, output=tmp_path / "run")
+    scan = write_scan(tmp_path / "scan.h5")
+    bare = dataclasses.replace(result.bundle, classifier=None, pool_weight=0.0)
+    choice = PredictOptions(tile=(16, 16, 16))
+    with_it, without = (forecast(scan, one, str(tmp_path / "o.h5"), choice) for one in (result.bundle, bare))
+    assert with_it.seconds > without.seconds
+    coarse = dataclasses.replace(bare, preprocessing=bare.preprocessing | {"spacing_mm": [2.0, 2.0, 2.0]})
+    assert forecast(scan, coarse, str(tmp_path / "o.h5"), choice).shape == (23, 19, 17)
+    assert obstacle("a.h5", "b.h5", result.bundle, choice).startswith("the model has a pixel classifier")
+    assert "one spacing" in obstacle("a.h5", "b.h5", coarse, choice)

@@ -82,6 +82,7 @@ def predict(options: Namespace) -> int:
     from vol3d import io
     from vol3d.bundle import ModelBundle
     from vol3d.config import DataConfig, LabelsConfig
+    from vol3d.workflows.forecast import forecast
     from vol3d.workflows.large import LargePrediction, is_too_large, predict_large
     from vol3d.workflows.models import find_model
     from vol3d.workflows.outputs import PredictOptions, output_for, require_room
@@ -113,6 +114,10 @@ def predict(options: Namespace) -> int:
             listener.note(f"model: {path} (the newest run; choose another with -m)")
         bundle = ModelBundle.load(path)
         outputs = [output_for(scan, options.output, len(scans), bundle) for scan in scans]
+        if options.dry_run:
+            for scan, output in zip(scans, outputs, strict=True):
+                write("\n".join(forecast(scan, bundle, output, choice).lines()))
+            return 0
         for output in outputs:
             if outputs.count(output) > 1:
                 raise ConfigError(f"several scans would be written to {output}; predict them into different folders")

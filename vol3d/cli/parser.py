@@ -161,9 +161,12 @@ def _predict(parser: Parser) -> None:
         "--tile", nargs=3, type=count(1), metavar=("X", "Y", "Z"), help="input size of a tile in voxels"
     )
     parser.add_argument("--prune", type=count(1), metavar="DEPTH", help="use a U-Net++ only this deep: faster")
-    parser.add_argument("--max-memory", metavar="SIZE", help="memory to plan with, such as 8GB")
+    parser.add_argument(
+        "--max-memory", metavar="SIZE", help="memory to plan with, such as 8GB; a scan that takes more goes in parts"
+    )
     parser.add_argument("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or cuda:N (default: auto)")
     parser.add_argument("--no-preview", action="store_true", help="write no PNG beside the label map")
+    parser.add_argument("--dry-run", action="store_true", help="tell memory and time, and stop")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
     _common(parser)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import numpy as np
+from isal import igzip
 from numpy.typing import NDArray
 
 from vol3d.errors import FileFormatError
@@ -16,7 +16,7 @@ from vol3d.io.nifti_header import MM_PER_UNIT, base_affine, comment
 from vol3d.volume import Affine, StoredForms, Volume
 
 _BLOCK = 4 << 20
-_COMPRESSION = 4
+_COMPRESSION = 2  # of ISA-L: about as small as zlib at 3, in a tenth of its time
 _SCANNER, _MM = 1, 2
 _NIFTI1_LARGEST = 32767
 
@@ -34,7 +34,7 @@ def write(temporary: Path, location: Location, content: Content) -> None:
     lead = header.binaryblock + bytes([1 if named else 0, 0, 0, 0]) + extension
     with temporary.open("wb") as file:
         if temporary.name.lower().endswith(".gz"):
-            with gzip.GzipFile("", "wb", _COMPRESSION, file, mtime=0) as packed:
+            with igzip.IGzipFile("", "wb", _COMPRESSION, file, mtime=0) as packed:
                 _pour(cast("BinaryIO", packed), lead, content)
         else:
             _pour(file, lead, content)

@@ -6,17 +6,19 @@ checked. Nothing here allocates more than one block, whatever the file claims.
 
 from __future__ import annotations
 
-import zlib
 from abc import ABC, abstractmethod
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import Any, BinaryIO, Self, cast
+
+from isal import isal_zlib
 
 from vol3d.errors import FileFormatError
 from vol3d.io.budget import bytes_text
 
 BLOCK = 1 << 20
 _STORED_BLOCK = 1 << 17
+_DAMAGED = cast("type[Exception]", isal_zlib.error)
 GZIP, ZLIB = 31, 15  # zlib's codes for the two wrappings of deflate
 _LARGEST_RATIO = 1032  # deflate cannot expand further
 _SURPLUS = 1 << 20  # bytes after the voxels that some programs pad with
@@ -104,13 +106,13 @@ class PlainStream(ByteStream):
 class DeflateStream(ByteStream):
     """A gzip file (one or several members) or a zlib stream, from the file's current position on.
 
-    zlib itself compares the checksum and, for gzip, the length at the end of each member.
+    ISA-L's inflate, several times as fast as zlib's, compares checksum and length at the end of each member itself.
     """
 
     def __init__(self, file: BinaryIO, name: str, wrapping: int = GZIP) -> None:
         super().__init__(file, name)
         self._wrapping = wrapping
-        self._decoder = zlib.decompressobj(wrapping)
+        self._decoder: Any = isal_zlib.decompressobj(wrapping)
         self._ahead = b""  # read from the file, not yet given to the decoder
         here = file.tell()
         self._stored = file.seek(0, 2) - here
@@ -155,7 +157,7 @@ class DeflateStream(ByteStream):
             self._ahead = b""
             try:
                 piece = self._decoder.decompress(data, limit)
-            except zlib.error as error:
+            except _DAMAGED as error:
                 raise FileFormatError(
                     f"{self.name} is corrupt: its compressed data fail their check ({error}). Copy or export it again."
                 ) from error
@@ -176,7 +178,7 @@ class DeflateStream(ByteStream):
         data = data.lstrip(b"\0")
         if self._wrapping != GZIP or data[:1] != b"\x1f":
             raise FileFormatError(f"{self.name} has foreign bytes after its compressed data. Copy or export it again.")
-        self._decoder = zlib.decompressobj(self._wrapping)
+        self._decoder = isal_zlib.decompressobj(self._wrapping)
         self._ahead = data
         return True
 

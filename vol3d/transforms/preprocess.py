@@ -64,6 +64,11 @@ class Preprocessing:
         if self.window is not None and not self.window[0] < self.window[1]:
             raise ConfigError(f"expected a window low < high, found {self.window}")
 
+    def shape_of(self, affine: Affine, shape: Size) -> Size:
+        """The grid (X, Y, Z) that a scan of this affine and shape gets."""
+        orientation, _, regrid = self._grid(affine, shape)
+        return Undo(shape, affine, orientation, regrid).prepared_shape
+
     def apply(self, volume: Volume) -> PreparedImage:
         """Prepare a scan. The result is the same, to the bit, in whichever orientation the scan is stored."""
         orientation, affine, regrid = self._grid(volume.affine, volume.shape)

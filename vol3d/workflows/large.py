@@ -121,7 +121,7 @@ def predict_large(
             *intensities_unlike_training(prepared.statistics, bundle.training_range),
         ):
             tell.warn(f"{source.name}: {text}")
-        planned = _plan(network, prepared, bundle, choice, device)
+        planned = plan_in_parts(network, source.name, prepared.shape[1:], bundle, choice, device)
         key = _key(scan, bundle, choice)
         with io.spooled(output, key, prepared.shape[1:], bundle.labels.code_dtype) as spool:
             before = spool.planes
@@ -147,24 +147,24 @@ def predict_large(
     return LargePrediction(output, preview, before)
 
 
-def _plan(
+def plan_in_parts(
     network: Any,  # noqa: ANN401  as in `tile_plans`
-    prepared: PreparedByBox,
+    name: str,
+    shape: tuple[int, int, int],
     bundle: ModelBundle,
     choice: PredictOptions,
     device: Device,
 ) -> tuple[inference.TilePlan, ...]:
-    """Tiles that fit beside what the process takes already."""
+    """Tiles that fit beside what the process takes already. name: of the scan; shape: as the network sees it."""
     allowed = memory_bytes(Device("cpu"), choice.max_memory_gb)
     left = allowed - io.resident_bytes() - _BESIDE_BYTES
     if left <= 0:
         raise ResourceError(
-            f"{prepared.source.name}: {allowed / 1e9:.2g} GB are less than the program itself takes "
+            f"{name}: {allowed / 1e9:.2g} GB are less than the program itself takes "
             f"({(io.resident_bytes() + _BESIDE_BYTES) / 1e9:.2g} GB). Allow more with --max-memory."
         )
     settings = InferenceConfig(tile=choice.tile, overlap=choice.overlap, max_memory_gb=left / 1e9)
-    _, x, y, z = prepared.shape
-    return tile_plans(network, (x, y, z), device, settings, bundle.task.planes, trained_patch(bundle))
+    return tile_plans(network, shape, device, settings, bundle.task.planes, trained_patch(bundle))
 
 
 def _key(scan: str, bundle: ModelBundle, choice: PredictOptions) -> str:

@@ -1,0 +1,127 @@
+"""What a prediction will take, before it is begun: memory from the plan, time from one tile that is run."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from vol3d import io
+from vol3d.baselines.pixel_classifier import classify
+from vol3d.bundle import ModelBundle
+from vol3d.config import InferenceConfig
+from vol3d.inference.forward import Runner
+from vol3d.inference.tiles import Tile, TilePlan
+from vol3d.transforms import Preprocessing
+from vol3d.volume import Affine
+from vol3d.workflows.allocator import keeps_freed_memory
+from vol3d.workflows.device import Device, exact, memory_bytes, pick_device
+from vol3d.workflows.large import bytes_at_once, is_too_large, plan_in_parts
+from vol3d.workflows.outputs import PredictOptions
+from vol3d.workflows.tiling import tile_plans, trained_patch
+
+_PROGRAM_BYTES = 5e8
+_TRIED = 96  # voxels along an axis of the block that a pixel classifier is timed on
+_WRITTEN_PER_SECOND = 4e7  # voxels of a label map, compressed
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What is to be expected. bytes: peak memory of the process. seconds: on this machine as busy as it is now."""
+
+    name: str
+    shape: tuple[int, int, int]
+    in_parts: bool
+    tile: tuple[int, int, int]
+    tiles: int
+    redundancy: float
+    bytes: float
+    seconds: float
+    device: str
+
+    def lines(self) -> list[str]:
+        """For people."""
+        size, tile = ("×".join(map(str, n)) for n in (self.shape, self.tile))
+        way = "in parts, from file to file" if self.in_parts else "at once"
+        minutes = f"{self.seconds:.0f} s" if self.seconds < 100 else f"{self.seconds / 60:.0f} min"
+        return [
+            f"{self.name}: {size} voxels, {way}",
+            f"tiles: {self.tiles} of {tile}, {self.redundancy:.2f} voxels through the network for each of the scan",
+            f"memory: about {self.bytes / 1e9:.2g} GB",
+            f"time: about {minutes} on {self.device} (one tile was timed)",
+        ]
+
+
+@keeps_freed_memory
+def forecast(scan: str, bundle: ModelBundle, output: str, choice: PredictOptions) -> Forecast:
+    """Plan the prediction of a scan and run one of its tiles; nothing is written.
+
+    The scan's header is read; in parts, the voxels of that tile too. Raises what `predict` raises for such a scan.
+    """
+    facts = io.info(scan)
+    device = exact(pick_device(choice.device))
+    network = bundle.build(device.name)
+    in_parts = is_too_large(scan, output, bundle, choice)
+    affine = Affine(np.asarray(facts["affine"]))
+    shape = _prepared_shape(bundle, affine, tuple(facts["shape"]))
+    if in_parts:
+        plans = plan_in_parts(network, scan, shape, bundle, choice, device)
+    else:
+        settings = InferenceConfig(tile=choice.tile, overlap=choice.overlap, max_memory_gb=choice.max_memory_gb)
+        plans = tile_plans(network, shape, device, settings, bundle.task.planes, trained_patch(bundle))
+    if choice.tta:
+        plans = tuple(plan.flipped() for plan in plans)
+    image = np.broadcast_to(np.float32(0), (bundle.network_channels, *shape))
+    seconds = math.prod(shape) / _WRITTEN_PER_SECOND
+    for plan in plans:
+        tile = plan.tiles[len(plan.tiles) // 2]
+        runner = Runner(network, image, plan, torch.device(device.name), device.precision)
+        seconds += _seconds(runner, tile, plan) * plan.voxels / tile.input.voxels
+    arrays = 0.0 if in_parts else bytes_at_once(scan, bundle)
+    held = _PROGRAM_BYTES + arrays + max(plan.bytes for plan in plans)
+    if bundle.classifier is not None:
+        seconds += _classifying(bundle, shape, affine)
+    if in_parts:
+        held = min(held, memory_bytes(Device("cpu"), choice.max_memory_gb))
+    through = sum(plan.voxels for plan in plans)
+    largest = max(plans, key=lambda plan: math.prod(plan.size))
+    return Forecast(
+        scan,
+        shape,
+        in_parts,
+        largest.size,
+        sum(len(plan.tiles) for plan in plans),
+        through / math.prod(shape),
+        held,
+        seconds,
+        device.name,
+    )
+
+
+def _prepared_shape(bundle: ModelBundle, affine: Affine, shape: tuple[int, ...]) -> tuple[int, int, int]:
+    return Preprocessing.from_json(bundle.preprocessing).shape_of(affine, (shape[0], shape[1], shape[2]))
+
+
+def _seconds(runner: Runner, tile: Tile, plan: TilePlan) -> float:
+    """Of one pass, once warmed up."""
+    begin = 0.0
+    for _ in range(2):
+        begin = time.perf_counter()
+        for answer in runner.answers([tile], plan, logits=False):
+            answer.wait()
+    return time.perf_counter() - begin
+
+
+def _classifying(bundle: ModelBundle, shape: tuple[int, int, int], affine: Affine) -> float:
+    """Seconds that the pixel classifier will take, from a block of noise."""
+    if bundle.classifier is None:
+        return 0.0
+    block = tuple(min(n, _TRIED) for n in shape)
+    noise = torch.rand((bundle.in_channels, *block), generator=torch.Generator().manual_seed(0))
+    spacing = affine.orientation.apply_spacing(affine.spacing).tolist()
+    begin = time.perf_counter()
+    classify(bundle.classifier, noise, spacing, keep_bytes=4e9)
+    return (time.perf_counter() - begin) * math.prod(shape) / math.prod(block)
