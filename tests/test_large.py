@@ -296,5 +296,5 @@ def test_a_forecast_counts_the_classifier_and_the_new_grid(tmp_path):
     assert with_it.seconds > without.seconds
     coarse = dataclasses.replace(bare, preprocessing=bare.preprocessing | {"spacing_mm": [2.0, 2.0, 2.0]})
     assert forecast(scan, coarse, str(tmp_path / "o.h5"), choice).shape == (23, 19, 17)
-    assert obstacle("a.h5", "b.h5", result.bundle, choice).startswith("the model has a pixel classifier")
+    assert obstacle("a.h5", "b.h5", result.bundle, choice).startswith("the model's pixel classifier")
     assert "one spacing" in obstacle("a.h5", "b.h5", coarse, choice)

@@ -62,6 +62,8 @@ def forecast(scan: str, bundle: ModelBundle, output: str, choice: PredictOptions
     The scan's header is read; in parts, the voxels of that tile too. Raises what `predict` raises for such a scan.
     """
     facts = io.info(scan)
+    if "affine" not in facts:
+        io.read(scan)  # tells what is wrong with it
     device = exact(pick_device(choice.device))
     network = bundle.build(device.name)
     in_parts = is_too_large(scan, output, bundle, choice)

@@ -26,7 +26,7 @@ from vol3d.workflows.allocator import keeps_freed_memory
 from vol3d.workflows.device import Device, exact, memory_bytes, pick_device
 from vol3d.workflows.listener import Listener
 from vol3d.workflows.outputs import PredictOptions
-from vol3d.workflows.scan import require_channels
+from vol3d.workflows.scan import as_learned, require_channels
 from vol3d.workflows.tiling import tile_plans, trained_patch
 from vol3d.workflows.unlike import intensities_unlike_training, unlike_training
 
@@ -51,6 +51,8 @@ def bytes_at_once(scan: str, bundle: ModelBundle) -> float:
     Beside the arrays of a scan that is not small, the program and one modest tile are counted.
     """
     facts = io.info(scan)
+    if "shape" not in facts:  # reading it will tell why
+        return 0.0
     voxels = float(math.prod(facts["shape"]))
     stored = np.dtype(facts["dtype"]).itemsize * facts["channels"]
     arrays = voxels * (stored + 4.0 * bundle.network_channels + 2.0)
@@ -71,11 +73,9 @@ def obstacle(scan: str, output: str, bundle: ModelBundle, choice: PredictOptions
     if bundle.task.kind != "semantic":
         return f"the model's task is {bundle.task.kind}"
     if bundle.classifier is not None:
-        return "the model has a pixel classifier, which looks at all of the scan (train one without: --set " + (
-            "pixel_classifier.use=no)"
-        )
+        return "the model's pixel classifier looks at all of it (train with --set pixel_classifier.use=no)"
     if bundle.preprocessing.get("spacing_mm") is not None:
-        return "the model resamples scans to one spacing"
+        return "the model resamples scans to one spacing, which takes all of it"
     return next((f"{flag} is asked for" for flag, wanted in asked.items() if wanted), None)
 
 
@@ -109,8 +109,8 @@ def predict_large(
         bundle = bundle.pruned(choice.prune)
     device = exact(pick_device(choice.device))
     network = bundle.build(device.name)
-    channel = choice.data.channel if choice.data.channel is not None else bundle.training_range.get("channel")
-    with io.opened_scan(scan, channel=channel, nan=choice.data.nan) as source:
+    reading = as_learned(scan, choice.data, bundle, tell)
+    with io.opened_scan(scan, channel=reading.channel, nan=reading.nan) as source:
         require_channels(source.name, source.channels, bundle)
         prepared = Preprocessing.from_json(bundle.preprocessing).apply_by_box(source)
         if prepared is None:

@@ -18,7 +18,7 @@ def read_scan(scan: Source, data: DataConfig, bundle: ModelBundle, spacing_mm: S
 
     Raises `ModelError` where it has not the channels that the model expects.
     """
-    volume = image_volume(scan, _data(scan, data, bundle, tell), spacing_mm)
+    volume = image_volume(scan, as_learned(scan, data, bundle, tell), spacing_mm)
     require_channels(volume.name, volume.channels, bundle)
     return volume
 
@@ -34,8 +34,8 @@ def require_channels(name: str, channels: int, bundle: ModelBundle) -> None:
         )
 
 
-def _data(scan: Source, data: DataConfig, bundle: ModelBundle, tell: Listener) -> DataConfig:
-    """How to read the scan."""
+def as_learned(scan: Source, data: DataConfig, bundle: ModelBundle, tell: Listener) -> DataConfig:
+    """How to read a scan: of several channels the one that the model learned from, unless another was chosen."""
     learned = bundle.training_range.get("channel")
     if data.channel is not None or learned is None:
         return data

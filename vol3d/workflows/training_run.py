@@ -94,6 +94,10 @@ class TrainingRun:
         everything = [case.labels for case in cases]
         first = [split.training for split in self.splits]
         held_out = [split.validation for split in self.splits]
+        self.known = everything if training.refit else first
+        generator = torch.Generator().manual_seed(training.seed)
+        self.network = build(plan.network, plan.channels, plan.outputs, generator=generator)
+        self.loss = make_loss(plan.config.loss, meaning, self.known, self.network)  # the last that may be refused
         self.run.begin(plan, meaning, self.splits, leads=self.fabric.is_global_zero)
         self._keep_start()
         self.preview = LivePreview(run.folder, cases[0], self.table, plan, budget.started, tell)
@@ -110,7 +114,6 @@ class TrainingRun:
             current=training.batch_statistics == "current",
         )
         cut = PatchCutter(plan.patch, plan.geometry.margin, plan.config.augment, plan.planes)
-        self.known = everything if training.refit else first
         self.all_patches = patch_dataset(cases, everything, cut, training.seed)
         self.patches = patch_dataset(cases, first, cut, training.seed)
         self.end = StageEnd(self.held, meaning, plan.config.loss, self.known, earlier, tell, guided=bool(self.guided))
@@ -134,9 +137,7 @@ class TrainingRun:
 
     def go(self, resuming: bool) -> TrainResult:
         """Fit, measure, save."""
-        generator = torch.Generator().manual_seed(self.plan.config.training.seed)
-        network = build(self.plan.network, self.plan.channels, self.plan.outputs, generator=generator)
-        loss = make_loss(self.plan.config.loss, self.meaning, self.known, network)
+        network, loss = self.network, self.loss
         self.held.factors = self.end.factors(network)
         state: TrainingState | None = None
         if resuming and not any(self.run.checkpoints.glob("checkpoint-*")):
