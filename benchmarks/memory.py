@@ -3,10 +3,10 @@
     python benchmarks/memory.py [--shape 2048,2048,512] [--budget 1GB] [--parts large whole]
 
 large: a uint8 HDF5 scan (2.1 GB with the default shape) goes through a tiny network by `vol3d predict --max-memory`.
-The process is killed (SIGKILL) after a third of the planes and the same command is run again. Printed: the peak
-size of either process over the budget, the time, and how many planes the second run found. whole: a float32 NIfTI file
-of 512³ voxels, read at once; the peak over the size of its array. The network is the same: three classes, two levels,
-four channels, drawn weights; with valid convolutions tiles do not overlap.
+The process is killed (SIGKILL) after a third of the planes and the same command is run again. Printed: what a dry run
+expects, the peak resident size of either process over the budget, the time, and how many planes the second run found.
+whole: a float32 NIfTI file of 512³ voxels, read at once; the peak over the size of its array. The network is the same:
+three classes, two levels, four channels, drawn weights; with valid convolutions tiles do not overlap.
 """
 
 import argparse
@@ -110,7 +110,8 @@ def large(folder: Path, model: Path, shape: tuple[int, ...], budget: str) -> lis
     command = [VOL3D, "predict", str(scan), "-m", str(model), "-o", str(out), "--max-memory", budget]
     part = folder / ".labels.h5-label.vol3d-part"
     limit = float(budget.removesuffix("GB"))
-    rows = []
+    said = run([*command, "--dry-run"])["said"].strip().splitlines()
+    rows = [{"what": "forecast", "said": "; ".join(said[1:])}]
     third = shape[0] // 3 * shape[1] * shape[2]
     for what, stop in (("killed after a third", third), ("taken up again", None)):
         found = run(command, part, stop)

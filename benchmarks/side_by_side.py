@@ -25,8 +25,8 @@ def seconds(call: Callable[[], object], runs: int = 5) -> float:
 
 
 def show(rows: list[dict]) -> None:
-    """The rows as a Markdown table; their keys in the order of the first."""
-    keys = list(rows[0])
+    """The rows as a Markdown table; their keys in the order in which they come."""
+    keys = list(dict.fromkeys(key for row in rows for key in row))
     print(f"| {' | '.join(keys)} |\n|{'---|' * len(keys)}")
     for row in rows:
         print(f"| {' | '.join(_told(row.get(key, '')) for key in keys)} |", flush=True)
