@@ -97,7 +97,10 @@ class TrainingRun:
         self.known = everything if training.refit else first
         generator = torch.Generator().manual_seed(training.seed)
         self.network = build(plan.network, plan.channels, plan.outputs, generator=generator)
-        self.loss = make_loss(plan.config.loss, meaning, self.known, self.network)  # the last that may be refused
+        self.loss = make_loss(plan.config.loss, meaning, self.known, self.network)
+        self.fresh = run.length is None
+        if self.fresh and earlier is None:
+            self._take_encoder(self.network)  # the last that may be refused: from here on an old run is gone
         self.run.begin(plan, meaning, self.splits, leads=self.fabric.is_global_zero)
         self._keep_start()
         self.preview = LivePreview(run.folder, cases[0], self.table, plan, budget.started, tell)
@@ -121,7 +124,6 @@ class TrainingRun:
         self.reestimates = False
         if self.guided:
             self.classifier_score = score_baseline(PixelChannels(seen), cases, self.splits, meaning)
-        if self.guided:
             self._early_preview(0, self.shown[0].classifier_logs.exp())
             self.preview = LivePreview(run.folder, self.shown[0], self.table, plan, budget.started, tell)
 
@@ -150,7 +152,7 @@ class TrainingRun:
         if state is None and self.earlier is not None:
             self.earlier.begin(network)
             self.run.record |= tell_what_is_new(self.earlier, self.cases, self.meaning, self.plan, self.tell)
-        elif state is None:
+        elif state is None and not self.fresh:
             self._take_encoder(network)
         length = self.run.length or agree(
             self.budget.length(
