@@ -1,6 +1,7 @@
 """Prediction of scans that are larger than the memory: the same labels, box by box, and taken up again."""
 
 import dataclasses
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -19,7 +20,7 @@ from vol3d.transforms.boxes import strided
 from vol3d.transforms.crop import crop_read
 from vol3d.volume import Affine, Box, Volume
 from vol3d.workflows.forecast import forecast
-from vol3d.workflows.large import bytes_at_once, is_too_large, obstacle, predict_large
+from vol3d.workflows.large import array_bytes, is_too_large, obstacle, predict_large
 from vol3d.workflows.listener import Quiet
 from vol3d.workflows.outputs import PredictOptions
 
@@ -46,7 +47,13 @@ def write_scan(path, affine=None, dtype="float32", shape=(46, 38, 34)):
 
 
 class Deaf(Quiet):
-    """Takes no notice of warnings: these scans are not like the one that was learned from."""
+    """Takes no notice of warnings: these scans are not like the one that was learned from. notes: what was told."""
+
+    def __init__(self):
+        self.notes = []
+
+    def note(self, text):
+        self.notes.append(text)
 
     def warn(self, _text):
         pass
@@ -104,9 +111,16 @@ def test_resampling_needs_the_whole_scan():
     assert Preprocessing(spacing_mm=(2.0, 2.0, 2.0)).apply_by_box(Fake(array, oblique(), (2, 2, 2))) is None
 
 
-@pytest.mark.parametrize("dtype", ["float32", "uint8"])
-@pytest.mark.parametrize("affine", [None, FLIPPED])
-@pytest.mark.parametrize("tta", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "affine", "tta"),
+    [
+        ("float32", None, False),
+        ("uint8", None, False),
+        ("float32", FLIPPED, False),
+        ("uint8", FLIPPED, False),
+        ("uint8", FLIPPED, True),
+    ],
+)
 def test_labels_are_those_of_the_scan_predicted_at_once(model, tmp_path, dtype, affine, tta):
     path, bundle = model
     scan = write_scan(tmp_path / "scan.h5", affine, dtype)
@@ -130,6 +144,7 @@ class StopsAfter(Deaf):
     """Interrupts when so much of the prediction is done."""
 
     def __init__(self, share):
+        super().__init__()
         self.share = share
 
     def progress(self, _what, done, total, _fields):
@@ -142,13 +157,11 @@ def test_a_stopped_prediction_goes_on_where_it_was(model, tmp_path):
     scan = write_scan(tmp_path / "scan.h5")
     whole = predict_large(scan, bundle, str(tmp_path / "whole.h5"), TILED, Deaf())
     out = str(tmp_path / "out.h5")
-    before = []
     for share in (0.3, 0.6):
         with pytest.raises(KeyboardInterrupt):
             predict_large(scan, bundle, out, TILED, StopsAfter(share))
         assert not (tmp_path / "out.h5").exists()
     found = predict_large(scan, bundle, out, TILED, Deaf())
-    before.append(found.planes_before)
     assert 10 < found.planes_before < 46
     assert np.array_equal(io.read_labels(out).array, io.read_labels(whole.path).array)
     assert not [entry for entry in tmp_path.iterdir() if "vol3d-part" in entry.name]
@@ -182,6 +195,77 @@ def test_another_scan_or_model_begins_anew_and_damaged_parts_are_not_trusted(mod
 def write_scan_again(folder):
     with h5py.File(folder / "scan.h5", "r+") as file:
         file["raw"].attrs["changed"] = 1
+
+
+def test_another_model_begins_anew_even_with_the_same_weights(model, tmp_path):
+    _, bundle = model
+    scan, out = write_scan(tmp_path / "scan.h5"), str(tmp_path / "out.h5")
+    other = dataclasses.replace(bundle, preprocessing=bundle.preprocessing | {"normalization": "percentile"})
+    told = StopsAfter(0.6)
+    with pytest.raises(KeyboardInterrupt):
+        predict_large(scan, bundle, out, TILED, told)
+    assert "planes are kept; the same command goes on" in told.notes[-1]
+    assert predict_large(scan, other, out, TILED, Deaf()).planes_before == 0
+
+
+def test_faults_are_told_from_each_other(model, tmp_path):
+    _, bundle = model
+    scan, out = write_scan(tmp_path / "scan.h5"), str(tmp_path / "out.h5")
+
+    class Fails(Deaf):
+        def progress(self, *_):
+            raise ValueError("something else")
+
+    with pytest.raises(ValueError, match="something else"):
+        predict_large(scan, bundle, out, TILED, Fails())
+    with pytest.raises(OSError, match="elsewhere"), io.spooled(out, "key", (4, 4, 4), np.dtype(np.uint8)):
+        raise OSError(5, "elsewhere")
+    with h5py.File(scan) as file:
+        chunk = file["raw"].id.get_chunk_info(0)
+    with Path(scan).open("r+b") as file:
+        file.seek(chunk.byte_offset)
+        file.write(bytes(chunk.size))
+    with pytest.raises(FileFormatError, match="cannot be read as HDF5"):
+        predict_large(scan, bundle, out, TILED, Deaf())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_named_and_nothing_is_lost(tmp_path):
+    out, dtype = str(tmp_path / "out.h5"), np.dtype(np.uint8)
+    planes = np.ones((2, 4, 4), np.uint8)
+
+    def until_full():
+        with io.spooled(out, "key", (4, 4, 4), dtype) as spool, Path("/dev/full").open("wb", buffering=0) as full:
+            spool.append(planes)
+            spool._file = full
+            spool.append(planes)
+
+    with pytest.raises(ResourceError, match="No space left"):
+        until_full()
+    with io.spooled(out, "key", (4, 4, 4), dtype) as again:
+        assert again.planes == 2
+        assert [codes.tolist() for _, codes in again.runs(64)] == [planes.tolist()]
+
+
+def test_a_picture_of_every_nth_voxel(model, tmp_path, monkeypatch):
+    _, bundle = model
+    scan = write_scan(tmp_path / "scan.h5", FLIPPED)
+    monkeypatch.setattr("vol3d.workflows.large._PREVIEW_VOXELS", 2000)
+    drawn = []
+    monkeypatch.setattr(
+        "vol3d.workflows.large.preview_png", lambda *given, **named: drawn.append((given, named)) or tmp_path / "a.png"
+    )
+    predict_large(scan, bundle, str(tmp_path / "out.h5"), TILED, Deaf())
+    [((_, image, affine, layers, _), named)] = drawn
+    labels = io.read_labels(str(tmp_path / "out.h5"))
+    turned = labels.affine.orientation.apply(labels.array[0])
+    shown = layers[1][1]
+    assert shown.size <= 2000
+    assert image.shape[1:] == shown.shape
+    step = -(-turned.shape[0] // shown.shape[0])
+    assert np.array_equal(shown, turned[::step, ::step, ::step])
+    assert np.allclose(affine.spacing, step * labels.affine.orientation.apply_spacing(labels.affine.spacing))
+    assert f"every {step}th" in named["title"]
 
 
 def test_two_processes_do_not_write_one_output(model, tmp_path):
@@ -221,7 +305,7 @@ def test_not_a_number_is_refused_and_replaced(model, tmp_path):
 def test_the_command_line_goes_box_by_box_where_memory_is_short(model, tmp_path, capsys, monkeypatch):
     path, bundle = model
     scan = write_scan(tmp_path / "scan.h5")
-    monkeypatch.setattr("vol3d.workflows.large.bytes_at_once", lambda *_: 9e9)
+    monkeypatch.setattr("vol3d.workflows.large.array_bytes", lambda *_: 9e9)
     assert main(["predict", scan, "-m", str(path), "--max-memory", "4GB", "--tile", "16", "16", "16"]) == 0
     assert "scan_seg.h5" in capsys.readouterr().out
     whole = vol3d.predict(scan, path, tmp_path / "whole.h5", tile=(16, 16, 16))
@@ -253,7 +337,7 @@ def test_what_needs_the_whole_scan_is_named(model, change, told):
 def test_what_a_scan_takes_at_once_is_counted_before_it_is_read(model, tmp_path):
     _, bundle = model
     scan = write_scan(tmp_path / "scan.h5", dtype="uint8")
-    assert bytes_at_once(scan, bundle) == 46 * 38 * 34 * (1 + 4 + 2)
+    assert array_bytes(scan, bundle) == 46 * 38 * 34 * (1 + 4 + 2)
 
 
 def test_a_forecast_tells_tiles_memory_and_time_and_writes_nothing(model, tmp_path, capsys):
@@ -270,13 +354,13 @@ def test_a_forecast_tells_tiles_memory_and_time_and_writes_nothing(model, tmp_pa
     assert found.tiles == 8 * once.tiles
     assert found.redundancy == pytest.approx(8 * once.redundancy)
     assert 0 < once.seconds < found.seconds
-    assert once.bytes > bytes_at_once(scan, bundle)
+    assert once.bytes > array_bytes(scan, bundle)
 
 
 def test_a_forecast_in_parts_keeps_within_the_memory(model, tmp_path, monkeypatch):
     _, bundle = model
     scan = write_scan(tmp_path / "scan.h5")
-    monkeypatch.setattr("vol3d.workflows.large.bytes_at_once", lambda *_: 9e9)
+    monkeypatch.setattr("vol3d.workflows.large.array_bytes", lambda *_: 9e9)
     found = forecast(scan, bundle, str(tmp_path / "out.h5"), PredictOptions(max_memory_gb=6))
     assert found.in_parts
     assert found.bytes <= 6e9

@@ -205,6 +205,8 @@ def test_switched_off_augmentation_draws_the_identity():
         lambda: SpatialAugmentation(probability=1.5),
         lambda: SpatialAugmentation(scale=(0, 1)),
         lambda: SpatialParams(scale=(1, 0, 1)),
+        lambda: SpatialParams(scale=(1, np.inf, 1)),
+        lambda: SpatialParams(rotation_rad=(0, np.nan, 0)),
         lambda: SpatialParams(displacements=np.zeros((2, 3, 3, 3), dtype=np.float32)),
         lambda: SpatialParams.from_json({"scale": 1}),
     ],

@@ -241,6 +241,22 @@ def test_voxels_are_drawn_as_often_as_they_should(codes, balanced, masked):
     np.testing.assert_allclose(found, shares / shares.sum(), atol=0.03)
 
 
+@pytest.mark.parametrize(
+    "codes",
+    [
+        np.array([2**62 + 129, 2**62 + 131, 2**62 + 131], np.int64),
+        np.array([2**63 + 5, 2**63 + 7, 2**63 + 7], np.uint64),
+        np.array([-(2**63), 2**63 - 1, 2**63 - 1], np.int64),
+    ],
+)
+def test_codes_of_any_size_are_told_apart(codes):
+    rng = np.random.default_rng(0)
+    none = np.empty(0, bool)
+    assert {draw_voxel(rng, codes, none, (), balanced=True) for _ in range(60)} == {0, 1, 2}
+    assert {draw_voxel(rng, codes, none, (int(codes[2]),), balanced=True) for _ in range(20)} == {0}
+    assert draw_voxel(rng, codes, none, codes.tolist(), balanced=False) is None
+
+
 def test_no_voxel_is_drawn_where_none_is_labeled():
     rng, codes = np.random.default_rng(0), np.full(9, 3, np.uint8)
     assert draw_voxel(rng, codes, np.empty(0, bool), (3, 4), balanced=True) is None

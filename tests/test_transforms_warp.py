@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_transforms_fields import MICROSCOPE, reference_grid
 
+from vol3d.errors import GeometryError
 from vol3d.transforms import SpatialAugmentation, SpatialParams, cut_patch, output_box, resample
 from vol3d.transforms.compiled import compiled
 from vol3d.transforms.fields import place
@@ -68,7 +69,7 @@ def test_compiled_code_reads_what_the_grid_reads(shape, size, seed, deformed, dt
     inner = Box(start, tuple(int(rng.integers(1, n - a + 1)) for a, n in zip(start, size, strict=True)))
     placement = place(params, size, (1, 1, 2), start, rng.integers(-20, 20, 3))
     grid = placement.grid()
-    patch = warp_linear(array, placement, size)
+    patch = warp_linear(array, placement)
     expected = resample(torch.from_numpy(array), grid, "linear")
     assert patch.dtype == torch.float32
     np.testing.assert_allclose(patch.numpy(), expected.numpy(), atol=100 * 1e-4)
@@ -89,7 +90,7 @@ def test_an_anchor_is_read_without_interpolation(shape, seed):
     size = (7, 6, 5)
     anchor, voxel = (tuple(int(rng.integers(n)) for n in extent) for extent in (size, shape))
     placement = place(drawn(rng, size, (1, 1, 1), deformed=False), size, (1, 1, 1), anchor, voxel)
-    patch, codes, _ = warp_labeled(image, classes, weight, placement, size, Box((0, 0, 0), size))
+    patch, codes, _ = warp_labeled(image, classes, weight, placement, Box((0, 0, 0), size))
     np.testing.assert_allclose(patch[(0, *anchor)], image[(0, *voxel)], rtol=1e-6, atol=1e-6)
     assert codes[anchor] == classes[voxel]
 
@@ -100,7 +101,7 @@ def test_what_is_not_a_number_spoils_only_its_neighbours():
     placement = place(
         drawn(np.random.default_rng(0), (16, 16, 16), (1, 1, 1)), (16, 16, 16), (1, 1, 1), (8,) * 3, (10,) * 3
     )
-    spoilt = warp_linear(image, placement, (16, 16, 16)).isnan()
+    spoilt = warp_linear(image, placement).isnan()
     assert 1 <= spoilt.sum() <= 30
     assert torch.equal(spoilt, resample(torch.from_numpy(image), placement.grid(), "linear").isnan())
 
@@ -126,6 +127,19 @@ def test_other_memory_is_read_through_a_grid_and_gives_the_same():
         assert (found[1] != expected[1]).float().mean() < 0.01
     assert not can_warp(torch.zeros(1, 4, 4, 4, dtype=torch.bfloat16))
     assert not can_warp(np.zeros((1, 4, 4, 4), np.float16))
+
+
+def test_compiled_code_gets_arrays_on_one_grid_alone():
+    image = np.zeros((1, 6, 6, 6), np.float32)
+    placement = place(drawn(np.random.default_rng(0), (4, 4, 4), (1, 1, 1)), (4, 4, 4), (1, 1, 1), (2,) * 3, (3,) * 3)
+    labels, inner = np.zeros((6, 6, 6), np.uint8), Box((0, 0, 0), (4, 4, 4))
+    for arrays in ((image, labels[:5], labels), (image, labels, labels[:, :, :5]), (image[0], labels, labels)):
+        with pytest.raises(GeometryError, match="on one grid"):
+            warp_labeled(*arrays, placement, inner)
+    with pytest.raises(GeometryError, match="on one grid"):
+        warp_linear(image[:, :0], placement)
+    with pytest.raises(GeometryError, match="on one grid"):
+        warp_nearest(labels, placement, inner)
 
 
 def test_values_to_regress_stay_floating_point():

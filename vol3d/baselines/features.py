@@ -21,7 +21,7 @@ _NARROWEST = 0.35  # σ in voxels along an axis, below which nothing is smoothed
 _COARSE = 4.0  # σ in voxels along an axis, from which on every second voxel is enough
 _INNER = 0.7  # σ of a texture's gradients, in σ of what they are averaged over
 _ALIKE = 1.01  # ratio of the voxels' edges up to which they are cubes
-_SLAB_BYTES = 256e6
+SLAB_BYTES = 256e6
 _EXTENT = 1e-12
 Sigmas = tuple[float, float, float]
 
@@ -109,7 +109,7 @@ class FeatureMaps:
         ]
         shape = self._image.shape[1:]
         self._halo = max((part.reach for part in self._parts if not part.is_coarse), default=0)
-        fitting = int(_SLAB_BYTES / (4 * self._count * math.prod(shape[1:])))
+        fitting = int(SLAB_BYTES / (4 * self._count * math.prod(shape[1:])))
         self._planes = max(fitting, 2 * self._halo, 1)  # thinner slabs would look at the same planes again and again
         self._whole: Tensor | None = None
         if 4.0 * self._count * math.prod(shape) <= keep_bytes:

@@ -83,10 +83,9 @@ def predict(options: Namespace) -> int:
     from vol3d.bundle import ModelBundle
     from vol3d.config import DataConfig, LabelsConfig
     from vol3d.workflows.forecast import forecast
-    from vol3d.workflows.large import LargePrediction, is_too_large, predict_large
+    from vol3d.workflows.large import predict_file
     from vol3d.workflows.models import find_model
     from vol3d.workflows.outputs import PredictOptions, output_for, require_room
-    from vol3d.workflows.predict import Prediction, predict
     from vol3d.workflows.settings import parse_memory
 
     choice = PredictOptions(
@@ -124,11 +123,7 @@ def predict(options: Namespace) -> int:
             require_room(output, choice)
         for scan, output in zip(scans, outputs, strict=True):
             own = replace(choice, drawn=drawn.get(scan))
-            result: LargePrediction | Prediction
-            if is_too_large(scan, output, bundle, own):
-                result = predict_large(scan, bundle, output, own, listener)
-            else:
-                result = predict(scan, bundle, output, options=own, listener=listener)
+            result = predict_file(scan, bundle, output, own, listener)
             write(f"wrote {result.path}" + (f", preview {result.preview}" if result.preview else ""))
     return 0
 

@@ -37,10 +37,7 @@ def read(location: Location, options: ReadOptions) -> Volume:
         dtype = dataset.dtype.newbyteorder("=")
         size = int(np.prod(stored_shape, dtype=object)) * dtype.itemsize
         options.budget.require(location.name, size + _chunk_bytes(dataset))
-        if dataset.id.get_storage_size() == 0:
-            raise FileFormatError(
-                f"{location.name} declares {bytes_text(size)} of voxels and stores none of them. Export it again."
-            )
+        require_stored(dataset, location.name)
         stored = np.empty(stored_shape, dtype=dtype)
         dataset.read_direct(stored, source_sel=np.s_[wanted] if several and wanted is not None else None)
         affine, attributes = affine_of(dataset, file, location.name), _attributes(dataset)
@@ -51,7 +48,7 @@ def read(location: Location, options: ReadOptions) -> Volume:
     if several and wanted is not None:
         attributes["channel"] = wanted
         attributes.pop("channel_names", None)
-    return Volume(_to_xyz(stored, shape), affine or Affine(np.eye(4)), location.name, None, attributes)
+    return Volume(to_xyz(stored, shape), affine or Affine(np.eye(4)), location.name, None, attributes)
 
 
 def describe(location: Location) -> Facts | None:
@@ -97,19 +94,30 @@ def default_affine(element_size_um: NDArray[np.float64]) -> Affine:
 
 
 @contextmanager
-def opened(location: Location, **options: int) -> Iterator[Any]:
-    """The file, open for reading; HDF5's own errors become `FileFormatError`. options: of `h5py.File`."""
+def opened(location: Location) -> Iterator[Any]:
+    """The file, open for reading; HDF5's own errors become `FileFormatError`."""
+    with faults_named(location.name), open_file(location) as file:
+        yield file
+
+
+def open_file(location: Location, **options: int) -> Any:  # noqa: ANN401  h5py is untyped
+    """The file, open for reading; to be closed. options: of `h5py.File`."""
     import h5py
 
+    return h5py.File(location.path, "r", locking="best-effort", **options)
+
+
+@contextmanager
+def faults_named(name: str) -> Iterator[None]:
+    """HDF5's own errors in the body become `FileFormatError`; nothing but reading belongs into it."""
     try:
-        with h5py.File(location.path, "r", locking="best-effort", **options) as file:
-            yield file
+        yield
     except FileNotFoundError:
         raise
     except (OSError, RuntimeError, KeyError, ValueError) as error:
         cause = " ".join(str(error).split())[:200]
         raise FileFormatError(
-            f"{location.name} cannot be read as HDF5: truncated, corrupt or of another format ({cause}). "
+            f"{name} cannot be read as HDF5: truncated, corrupt or of another format ({cause}). "
             "Copy or export it again."
         ) from error
 
@@ -145,12 +153,19 @@ def check_type(dataset: Any, name: str) -> None:  # noqa: ANN401
         raise FileFormatError(f"{name} stores {dataset.dtype}; expected plain real numbers. Name another dataset.")
 
 
+def require_stored(dataset: Any, name: str) -> None:  # noqa: ANN401
+    """Raise `FileFormatError` for a dataset that was declared and never filled."""
+    if dataset.id.get_storage_size() == 0:
+        size = bytes_text(int(np.prod(dataset.shape, dtype=object)) * dataset.dtype.itemsize)
+        raise FileFormatError(f"{name} declares {size} of voxels and stores none of them. Export it again.")
+
+
 def _chunk_bytes(dataset: Any) -> int:  # noqa: ANN401
     """What one compressed chunk takes while it is unpacked."""
     return int(np.prod(dataset.chunks, dtype=object)) * dataset.dtype.itemsize if dataset.chunks else 0
 
 
-def _to_xyz(stored: NDArray[Any], shape: tuple[int, int, int]) -> NDArray[Any]:
+def to_xyz(stored: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     """(…, Z, Y, X) → (C, X, Y, Z), a view."""
     x, y, z = shape
     return stored.reshape(-1, z, y, x).transpose(0, 3, 2, 1)

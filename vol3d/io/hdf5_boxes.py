@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vol3d.errors import FileFormatError
 from vol3d.io import hdf5, voxels
 from vol3d.io.kinds import Location, choose_channel
 from vol3d.io.names import locate
@@ -21,10 +20,7 @@ _READ_AT_ONCE = 1 << 25  # bytes
 
 
 class StoredScan:
-    """An open dataset. shape: (X, Y, Z). channels: those that are read. affine: of the grid. name: for messages.
-
-    itemsize: bytes of a stored voxel. attributes: see `hdf5.read`.
-    """
+    """An open dataset. shape: (X, Y, Z). channels: those that are read. affine: of the grid. name: for messages."""
 
     def __init__(self, file: Any, location: Location, channel: int | None, nan: float | None) -> None:  # noqa: ANN401
         self._dataset = hdf5.found(file, location)
@@ -33,11 +29,9 @@ class StoredScan:
         hdf5.check_type(self._dataset, self.name)
         self._wanted = None if channel is None else choose_channel(self.name, stored, channel)
         self.channels = stored if self._wanted is None else 1
-        self.itemsize = int(self._dataset.dtype.itemsize)
-        affine = hdf5.affine_of(self._dataset, file, self.name)
-        self.affine = affine or Affine(np.eye(4))
-        if self._dataset.id.get_storage_size() == 0:
-            raise FileFormatError(f"{self.name} declares voxels and stores none of them. Export it again.")
+        self._voxel_bytes = int(self._dataset.dtype.itemsize) * self.channels
+        self.affine = hdf5.affine_of(self._dataset, file, self.name) or Affine(np.eye(4))
+        hdf5.require_stored(self._dataset, self.name)
 
     @property
     def block(self) -> tuple[int, int, int]:
@@ -45,11 +39,11 @@ class StoredScan:
         x, y, z = self.shape
         chunks = self._dataset.chunks
         if chunks is None or self._dataset.ndim < 3:
-            planes = max(1, _READ_AT_ONCE // max(1, x * y * self.itemsize * self.channels))
+            planes = max(1, _READ_AT_ONCE // max(1, x * y * self._voxel_bytes))
             return (x, y, min(z, planes))
         size = [min(n, c) for n, c in zip((x, y, z), chunks[::-1], strict=False)]
         for axis, extent in enumerate((x, y, z)):  # longer along X, then Y, then Z
-            room = _READ_AT_ONCE // max(1, int(np.prod(size)) * self.itemsize * self.channels)
+            room = _READ_AT_ONCE // max(1, int(np.prod(size)) * self._voxel_bytes)
             size[axis] = min(extent, size[axis] * max(1, room))
         return (size[0], size[1], size[2])
 
@@ -57,18 +51,21 @@ class StoredScan:
         """The voxels of a box inside the scan, (C, *box.size), as stored; NaN and Inf replaced or refused."""
         x, y, z = box.slices()
         channels = slice(None) if self._wanted is None else self._wanted
-        stored = self._dataset[{2: (y, x), 3: (z, y, x), 4: (channels, z, y, x)}[self._dataset.ndim]]
+        with hdf5.faults_named(self.name):
+            stored = self._dataset[{2: (y, x), 3: (z, y, x), 4: (channels, z, y, x)}[self._dataset.ndim]]
         if stored.dtype == np.bool_:
             stored = stored.view(np.uint8)
-        stored = voxels.require_finite(np.ascontiguousarray(stored.astype(stored.dtype.newbyteorder("="), copy=False)),
-                                       self._nan, self.name)  # fmt: skip
-        array: NDArray[Any] = stored.reshape(-1, *box.size[::-1]).transpose(0, 3, 2, 1)
-        return array
+        native = np.ascontiguousarray(stored, dtype=stored.dtype.newbyteorder("="))
+        return hdf5.to_xyz(voxels.require_finite(native, self._nan, self.name), box.size)
 
 
 @contextmanager
 def opened_scan(path: str, *, channel: int | None = None, nan: float | None = None) -> Iterator[StoredScan]:
     """A dataset of an HDF5 file, open for reading box by box. Raises what `hdf5.read` raises."""
     location = locate(path, "raw")
-    with hdf5.opened(location, rdcc_nbytes=_CHUNK_CACHE_BYTES, rdcc_nslots=_CACHE_SLOTS) as file:
-        yield StoredScan(file, location, channel, nan)
+    with hdf5.faults_named(location.name):
+        file = hdf5.open_file(location, rdcc_nbytes=_CHUNK_CACHE_BYTES, rdcc_nslots=_CACHE_SLOTS)
+    with file:
+        with hdf5.faults_named(location.name):
+            scan = StoredScan(file, location, channel, nan)
+        yield scan  # what fails while it is used is no fault of the file

@@ -24,8 +24,16 @@ class Spool:
     planes: how many are there. shape: (X, Y, Z) of all of it. dtype: of the codes.
     """
 
-    def __init__(self, file: BinaryIO, note: Path, key: str, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> None:
-        self._file, self._note, self._key = file, note, key
+    def __init__(
+        self,
+        file: BinaryIO,
+        note: Path,
+        output: str,
+        key: str,
+        shape: tuple[int, int, int],
+        dtype: np.dtype[Any],
+    ) -> None:
+        self._file, self._note, self._output, self._key = file, note, output, key
         self.shape, self.dtype = shape, dtype
         self._plane_bytes = shape[1] * shape[2] * dtype.itemsize
         self.planes = self._kept()
@@ -36,11 +44,13 @@ class Spool:
         """Add the next planes, (x, Y, Z); they are on disk when this returns."""
         if codes.shape[1:] != self.shape[1:] or codes.dtype != self.dtype:
             raise AssertionError(f"planes {codes.shape} of {codes.dtype} for {self.shape} of {self.dtype}")
-        self._file.write(np.ascontiguousarray(codes).data)
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with _faults_named(self._output):
+            self._file.write(np.ascontiguousarray(codes).data)
+            self._file.flush()
+            os.fsync(self._file.fileno())
         self.planes += len(codes)
-        self._write_note()
+        with atomic.replace(self._note) as temporary:
+            temporary.write_text(json.dumps({"key": self._key, "planes": self.planes}), encoding="utf-8")
 
     def runs(self, thickness: int) -> Iterator[tuple[int, NDArray[Any]]]:
         """First plane and codes (x, Y, Z) of runs of `thickness` planes, from the first on."""
@@ -60,10 +70,6 @@ class Spool:
                 return min(planes, self._file.seek(0, os.SEEK_END) // self._plane_bytes)
         return 0
 
-    def _write_note(self) -> None:
-        with atomic.replace(self._note) as temporary:
-            temporary.write_text(json.dumps({"key": self._key, "planes": self.planes}), encoding="utf-8")
-
 
 @contextmanager
 def spooled(output: str, key: str, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> Iterator[Spool]:
@@ -76,16 +82,26 @@ def spooled(output: str, key: str, shape: tuple[int, int, int], dtype: np.dtype[
     inside = f"-{dataset.replace('/', '-')}" if dataset else ""
     planes = path.with_name(f".{path.name}{inside}.vol3d-part")
     note = planes.with_name(planes.name + ".json")
-    try:
-        with planes.open("a+b") as file:
-            _lock(file, output)
-            yield Spool(file, note, key, shape, dtype)
+    with _faults_named(output):
+        file = planes.open("a+b")
+    with file:
+        _lock(file, output)
+        with _faults_named(output):
+            spool = Spool(file, note, output, key, shape, dtype)
+        yield spool
+    with _faults_named(output):
         note.unlink(missing_ok=True)
         planes.unlink(missing_ok=True)
+
+
+@contextmanager
+def _faults_named(output: str) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise ResourceError(
             f"{output} cannot be written: {error.strerror or error}. Free space or choose another folder; what has "
-            f"been predicted is kept in {planes}, and the same command goes on from there."
+            "been predicted is kept beside it, and the same command goes on from there."
         ) from error
 
 

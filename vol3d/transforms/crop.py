@@ -36,15 +36,8 @@ class ReadByBox(Protocol):
 
 def crop_read(image: ReadByBox, box: Box) -> NDArray[np.float32]:
     """As `crop`, of an image that is read box by box; each voxel that the box needs is read once."""
-    folded = [fold_index(np.arange(a, b), n) for a, b, n in zip(box.start, box.stop, image.shape[1:], strict=True)]
-    low = tuple(int(index.min()) for index in folded)
-    inner = Box(low, tuple(int(index.max()) - a + 1 for index, a in zip(folded, low, strict=True)))
-    block = image.read(inner)
-    if inner == box:
-        return block
-    for axis, (index, a) in enumerate(zip(folded, low, strict=True), 1):
-        block = np.take(block, index - a, axis=axis)
-    return block
+    inner, places = _needed(box, image.shape[1:])
+    return _spread(image.read(inner), places)
 
 
 def crop(array: Array, box: Box) -> Array:
@@ -57,21 +50,33 @@ def crop(array: Array, box: Box) -> Array:
     lead = array.ndim - len(box.start)
     if lead < 0 or box.voxels == 0:
         raise GeometryError(f"expected a box with voxels inside {array.ndim} axes, found start {box.start} {box.size}")
-    block = array
-    for axis, (start, stop) in enumerate(zip(box.start, box.stop, strict=True), lead):
-        wanted = np.arange(start, stop)
-        folded = fold_index(wanted, array.shape[axis])
+    inner, places = _needed(box, tuple(array.shape[lead:]))
+    return _copy(_spread(array[(slice(None),) * lead + inner.slices()], places))
+
+
+def _needed(box: Box, shape: tuple[int, ...]) -> tuple[Box, list[NDArray[np.int64] | None]]:
+    """The part of the volume that a box needs, and where its voxels are in it along each axis; None: in their order."""
+    start, size, places = [], [], []
+    for first, stop, length in zip(box.start, box.stop, shape, strict=True):
+        wanted = np.arange(first, stop)
+        folded = fold_index(wanted, length)
         low = int(folded.min())
-        block = _take(block, axis, slice(low, int(folded.max()) + 1))
-        if not np.array_equal(folded, wanted):
-            block = _take(block, axis, folded - low)
-    return _copy(block)
+        start.append(low)
+        size.append(int(folded.max()) - low + 1)
+        places.append(None if np.array_equal(folded, wanted) else folded - low)
+    return Box(tuple(start), tuple(size)), places
 
 
-def _take(array: Array, axis: int, index: slice | NDArray[np.int64]) -> Array:
-    if isinstance(array, Tensor) and not isinstance(index, slice):
-        return array[(slice(None),) * axis + (torch.from_numpy(index).to(array.device),)]
-    return array[(slice(None),) * axis + (index,)]
+def _spread(block: Array, places: list[NDArray[np.int64] | None]) -> Array:
+    """Voxels at their places along the last axes, mirrored ones again."""
+    for axis, index in enumerate(places, block.ndim - len(places)):
+        if index is None:
+            continue
+        if isinstance(block, Tensor):
+            block = block.index_select(axis, torch.from_numpy(index).to(block.device))
+        else:
+            block = block[(slice(None),) * axis + (index,)]
+    return block
 
 
 def _copy(array: Array) -> Array:

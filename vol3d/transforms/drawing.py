@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _MOST_CODES = 1 << 20  # between the lowest and the highest one
+_LARGEST_CODE = 2**63 - 1  # of compiled code
 
 
 def draw_voxel(
@@ -28,13 +29,13 @@ def draw_voxel(
 
     if codes.size == 0:
         return None
-    lowest, highest = float(codes.min()), float(codes.max())
-    if codes.dtype.kind not in "biu" or highest - lowest >= _MOST_CODES:
+    whole = codes.dtype.kind in "biu"
+    base, highest = (int(codes.min()), int(codes.max())) if whole else (0, 0)
+    if not whole or highest - base >= _MOST_CODES or highest > _LARGEST_CODE:
         there, codes = np.unique(codes, return_inverse=True)  # the rank of a code instead of the code
-        unlabeled = np.flatnonzero(np.isin(there, list(unlabeled))).tolist()
-        lowest, highest = 0.0, float(len(there) - 1)
-    base = int(lowest)
-    counts = np.zeros(int(highest) - base + 1, dtype=np.int64)
+        unlabeled = [rank for rank, code in enumerate(there.tolist()) if code in unlabeled]
+        base, highest = 0, len(there) - 1
+    counts = np.zeros(highest - base + 1, dtype=np.int64)
     count_codes(codes, known, base, counts)
     for code in unlabeled:
         if 0 <= code - base < len(counts):

@@ -107,6 +107,12 @@ class Placement:
     vectors: NDArray[np.float64]
     shares: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 
+    @property
+    def size(self) -> Size:
+        """Of the patch."""
+        x, y, z = (len(shares) for shares in self.shares)
+        return (x, y, z)
+
     def grid(self, device: torch.device | str | None = None) -> Tensor:
         """Where in the volume every voxel of the patch is read: voxel coordinates, float32 (3, *size)."""
         grid = _displacement(self, device)

@@ -151,7 +151,7 @@ class RandSparsePatch(Randomizable, Transform):
         inner = step.copy()
         inner[:3, 3] += step[:3, :3] @ self.inner.start
         if can_warp(*arrays):
-            patches = [warp_linear(image, placement, self.size) for image in images]
+            patches = [warp_linear(image, placement) for image in images]
             answers = [warp_nearest(label, placement, self.inner) for label in labels]
         else:
             grid = placement.grid(first.device if isinstance(first, Tensor) else None)

@@ -29,8 +29,9 @@ class SpatialParams:
     control_spacing_voxels: float = 32.0
 
     def __post_init__(self) -> None:
-        if min(self.scale) <= 0 or self.control_spacing_voxels <= 0:
-            raise ConfigError(f"expected positive scales and control spacing, found {self!r}")
+        numbers = (*self.rotation_rad, *self.scale, self.control_spacing_voxels)
+        if min(self.scale) <= 0 or self.control_spacing_voxels <= 0 or not np.isfinite(numbers).all():
+            raise ConfigError(f"expected finite angles, and positive scales and control spacing, found {self!r}")
         if self.displacements is None:
             return
         vectors = np.array(self.displacements, dtype=np.float32)

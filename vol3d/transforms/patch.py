@@ -60,7 +60,7 @@ def cut_patch(  # noqa: PLR0913, PLR0917  three arrays, what was drawn, and wher
     else:
         placement = place(params, size, spacing_mm, anchor_patch, anchor_volume)
         if can_warp(image, classes, labeled_weight):
-            return warp_labeled(image, classes, labeled_weight, placement, size, inner)
+            return warp_labeled(image, classes, labeled_weight, placement, inner)
         grid = placement.grid(image.device if isinstance(image, Tensor) else None)
         patch = resample(image, grid, "linear")
         answers = grid[(slice(None), *inner.slices())]

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vol3d.errors import GeometryError
 from vol3d.transforms.fields import Placement, Size
 from vol3d.volume import Box
 
@@ -39,17 +40,18 @@ def _is_plain(array: Array) -> bool:
 
 
 def warp_labeled(
-    image: Array, classes: Array, weight: Array, placement: Placement, size: Size, inner: Box
+    image: Array, classes: Array, weight: Array, placement: Placement, inner: Box
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Image float32 (C, *size), linear; classes (int64; float32 where they are floating point) and weight float32.
 
     image: (C, X, Y, Z). classes, weight: (X, Y, Z), read in the box `inner` of the patch only, nearest; classes are 0
-    where the weight is. All must be `can_warp`.
+    where the weight is. All must be `can_warp`. Raises `GeometryError` where they are not on one grid, or it is empty.
     """
     from vol3d.transforms.warp_kernels import warp_patch
 
+    _require_one_grid(image, classes, weight)
     values, codes, trust = _memory(image), _memory(classes), _memory(weight)
-    patch = torch.empty((values.shape[0], *size), dtype=torch.float32)
+    patch = torch.empty((values.shape[0], *placement.size), dtype=torch.float32)
     kind = torch.float32 if codes.dtype.kind == "f" else torch.int64
     found, known = torch.empty(tuple(inner.size), dtype=kind), torch.empty(tuple(inner.size), dtype=torch.float32)
     warp_patch(
@@ -58,12 +60,13 @@ def warp_labeled(
     return patch, found, known
 
 
-def warp_linear(image: Array, placement: Placement, size: Size) -> Tensor:
-    """Image float32 (C, *size), linear. image: (C, X, Y, Z), must be `can_warp`."""
+def warp_linear(image: Array, placement: Placement) -> Tensor:
+    """Image float32 (C, *size), linear. image: (C, X, Y, Z), must be `can_warp`; `GeometryError` for an empty one."""
     from vol3d.transforms.warp_kernels import warp_patch
 
+    _require_one_grid(image)
     values = _memory(image)
-    patch = torch.empty((values.shape[0], *size), dtype=torch.float32)
+    patch = torch.empty((values.shape[0], *placement.size), dtype=torch.float32)
     none, nothing = np.empty((0, 0, 0), dtype=np.uint8), np.empty((0, 0, 0), dtype=np.float32)
     empty = np.empty((0, 0, 0), dtype=np.int64)
     warp_patch(values, none, nothing, _parts(placement), (0, 0, 0), patch.numpy(), empty, nothing)
@@ -74,10 +77,19 @@ def warp_nearest(codes: Array, placement: Placement, inner: Box) -> Tensor:
     """Codes (C, *inner.size) of their own dtype, nearest, in the box `inner` of the patch; (C, X, Y, Z), `can_warp`."""
     from vol3d.transforms import warp_kernels
 
+    _require_one_grid(codes)
     values = _memory(codes)
     found = np.empty((values.shape[0], *inner.size), dtype=values.dtype)
     warp_kernels.warp_nearest(values, _parts(placement), _triple(inner.start), found)
     return torch.from_numpy(found)
+
+
+def _require_one_grid(image: Array, *labels: Array) -> None:
+    """Compiled code does not look where arrays end."""
+    shape = tuple(image.shape)
+    if len(shape) != 4 or 0 in shape or any(tuple(one.shape) != shape[1:] for one in labels):
+        found = ", ".join(str(tuple(one.shape)) for one in (image, *labels))
+        raise GeometryError(f"expected arrays (channels, x, y, z), (x, y, z) … on one grid with voxels, found {found}")
 
 
 def _memory(array: Array) -> NDArray[Any]:

@@ -1,7 +1,7 @@
 """Freed memory is kept for the next tensor while a network runs on a CPU, instead of going back to the system.
 
 Glibc gives large blocks back at once, and the system clears every page of the next one. Measured on two cores, that
-took a seventh of a training step's time, and a third to a half of a prediction's. Elsewhere nothing is changed.
+took a seventh of a training step's time, and a quarter to a half of a prediction's. Elsewhere nothing is changed.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from vol3d import io
-from vol3d.baselines.pixel_classifier import classify
+from vol3d.baselines.pixel_classifier import PixelClassifier, classify
 from vol3d.bundle import ModelBundle
 from vol3d.config import InferenceConfig
 from vol3d.inference.forward import Runner
@@ -19,8 +19,9 @@ from vol3d.transforms import Preprocessing
 from vol3d.volume import Affine
 from vol3d.workflows.allocator import keeps_freed_memory
 from vol3d.workflows.device import Device, exact, memory_bytes, pick_device
-from vol3d.workflows.large import bytes_at_once, is_too_large, plan_in_parts
+from vol3d.workflows.large import array_bytes, is_too_large, plan_in_parts
 from vol3d.workflows.outputs import PredictOptions
+from vol3d.workflows.pixel_channels import classifying_bytes
 from vol3d.workflows.tiling import tile_plans, trained_patch
 
 _PROGRAM_BYTES = 5e8
@@ -51,7 +52,7 @@ class Forecast:
             f"{self.name}: {size} voxels, {way}",
             f"tiles: {self.tiles} of {tile}, {self.redundancy:.2f} voxels through the network for each of the scan",
             f"memory: about {self.bytes / 1e9:.2g} GB",
-            f"time: about {minutes} on {self.device} (one tile was timed)",
+            f"time: about {minutes} on {self.device}, beside starting and reading (one tile was timed)",
         ]
 
 
@@ -59,8 +60,11 @@ class Forecast:
 def forecast(scan: str, bundle: ModelBundle, output: str, choice: PredictOptions) -> Forecast:
     """Plan the prediction of a scan and run one of its tiles; nothing is written.
 
-    The scan's header is read; in parts, the voxels of that tile too. Raises what `predict` raises for such a scan.
+    Of the scan the header is read alone, the tile is empty. Memory is that of prediction without uncertainty. Raises
+    what `predict` raises for such a scan.
     """
+    if choice.prune is not None:
+        bundle = bundle.pruned(choice.prune)
     facts = io.info(scan)
     if "affine" not in facts:
         io.read(scan)  # tells what is wrong with it
@@ -68,7 +72,8 @@ def forecast(scan: str, bundle: ModelBundle, output: str, choice: PredictOptions
     network = bundle.build(device.name)
     in_parts = is_too_large(scan, output, bundle, choice)
     affine = Affine(np.asarray(facts["affine"]))
-    shape = _prepared_shape(bundle, affine, tuple(facts["shape"]))
+    x, y, z = facts["shape"]
+    shape = Preprocessing.from_json(bundle.preprocessing).shape_of(affine, (x, y, z))
     if in_parts:
         plans = plan_in_parts(network, scan, shape, bundle, choice, device)
     else:
@@ -81,11 +86,14 @@ def forecast(scan: str, bundle: ModelBundle, output: str, choice: PredictOptions
     for plan in plans:
         tile = plan.tiles[len(plan.tiles) // 2]
         runner = Runner(network, image, plan, torch.device(device.name), device.precision)
-        seconds += _seconds(runner, tile, plan) * plan.voxels / tile.input.voxels
-    arrays = 0.0 if in_parts else bytes_at_once(scan, bundle)
-    held = _PROGRAM_BYTES + arrays + max(plan.bytes for plan in plans)
+        first = _seconds(runner, tile, plan)
+        later = first if len(plan.tiles) == 1 else _seconds(runner, tile, plan)
+        seconds += first + later * (plan.voxels / tile.input.voxels - 1)
+    arrays, running = 0.0 if in_parts else array_bytes(scan, bundle), max(plan.bytes for plan in plans)
     if bundle.classifier is not None:
-        seconds += _classifying(bundle, shape, affine)
+        seconds += _classifying(bundle.classifier, shape, affine)
+        running = max(running, classifying_bytes(bundle.classifier, shape))
+    held = _PROGRAM_BYTES + arrays + running
     if in_parts:
         held = min(held, memory_bytes(Device("cpu"), choice.max_memory_gb))
     through = sum(plan.voxels for plan in plans)
@@ -103,27 +111,19 @@ def forecast(scan: str, bundle: ModelBundle, output: str, choice: PredictOptions
     )
 
 
-def _prepared_shape(bundle: ModelBundle, affine: Affine, shape: tuple[int, ...]) -> tuple[int, int, int]:
-    return Preprocessing.from_json(bundle.preprocessing).shape_of(affine, (shape[0], shape[1], shape[2]))
-
-
 def _seconds(runner: Runner, tile: Tile, plan: TilePlan) -> float:
-    """Of one pass, once warmed up."""
-    begin = 0.0
-    for _ in range(2):
-        begin = time.perf_counter()
-        for answer in runner.answers([tile], plan, logits=False):
-            answer.wait()
+    """Of one pass."""
+    begin = time.perf_counter()
+    for answer in runner.answers([tile], plan, logits=False):
+        answer.wait()
     return time.perf_counter() - begin
 
 
-def _classifying(bundle: ModelBundle, shape: tuple[int, int, int], affine: Affine) -> float:
+def _classifying(classifier: PixelClassifier, shape: tuple[int, int, int], affine: Affine) -> float:
     """Seconds that the pixel classifier will take, from a block of noise."""
-    if bundle.classifier is None:
-        return 0.0
     block = tuple(min(n, _TRIED) for n in shape)
-    noise = torch.rand((bundle.in_channels, *block), generator=torch.Generator().manual_seed(0))
+    noise = torch.rand((classifier.channels, *block), generator=torch.Generator().manual_seed(0))
     spacing = affine.orientation.apply_spacing(affine.spacing).tolist()
     begin = time.perf_counter()
-    classify(bundle.classifier, noise, spacing, keep_bytes=4e9)
+    classify(classifier, noise, spacing, keep_bytes=4e9)
     return (time.perf_counter() - begin) * math.prod(shape) / math.prod(block)

@@ -26,6 +26,7 @@ from vol3d.workflows.allocator import keeps_freed_memory
 from vol3d.workflows.device import Device, exact, memory_bytes, pick_device
 from vol3d.workflows.listener import Listener
 from vol3d.workflows.outputs import PredictOptions
+from vol3d.workflows.predict import Prediction, predict
 from vol3d.workflows.scan import as_learned, require_channels
 from vol3d.workflows.tiling import tile_plans, trained_patch
 from vol3d.workflows.unlike import intensities_unlike_training, unlike_training
@@ -45,18 +46,14 @@ class LargePrediction:
     planes_before: int
 
 
-def bytes_at_once(scan: str, bundle: ModelBundle) -> float:
-    """What prediction takes that holds all of a scan in memory: as stored, as the network sees it, and its labels.
-
-    Beside the arrays of a scan that is not small, the program and one modest tile are counted.
-    """
+def array_bytes(scan: str, bundle: ModelBundle) -> float:
+    """What a scan takes that is held in memory: as stored, as the network sees it, and its labels."""
     facts = io.info(scan)
     if "shape" not in facts:  # reading it will tell why
         return 0.0
     voxels = float(math.prod(facts["shape"]))
     stored = np.dtype(facts["dtype"]).itemsize * facts["channels"]
-    arrays = voxels * (stored + 4.0 * bundle.network_channels + 2.0)
-    return arrays if arrays < _SMALL_BYTES else arrays + _PROGRAM_BYTES
+    return voxels * (stored + 4.0 * bundle.network_channels + 2.0)
 
 
 def obstacle(scan: str, output: str, bundle: ModelBundle, choice: PredictOptions) -> str | None:
@@ -80,20 +77,32 @@ def obstacle(scan: str, output: str, bundle: ModelBundle, choice: PredictOptions
 
 
 def is_too_large(scan: str, output: str, bundle: ModelBundle, choice: PredictOptions) -> bool:
-    """Whether a scan has to be predicted box by box, since it does not fit into the memory that is allowed.
+    """Whether a scan has to be predicted box by box, since it does not fit into the memory that is allowed, or free.
 
-    Raises `ResourceError` where it has to and cannot.
+    Beside the arrays the program and one modest tile are counted; a small scan always fits. Raises `ResourceError`
+    where a scan has to be predicted so and cannot.
     """
-    needed, allowed = bytes_at_once(scan, bundle), memory_bytes(Device("cpu"), choice.max_memory_gb)
-    if needed <= allowed:
+    arrays = array_bytes(scan, bundle)
+    needed = arrays + _PROGRAM_BYTES
+    allowed = io.available_memory() if choice.max_memory_gb is None else 1e9 * choice.max_memory_gb
+    if arrays < _SMALL_BYTES or needed <= allowed:
         return False
     why = obstacle(scan, output, bundle, choice)
     if why is None:
         return True
     raise ResourceError(
-        f"{scan}: takes about {needed / 1e9:.2g} GB at once, {allowed / 1e9:.2g} GB are allowed, and it cannot be "
+        f"{scan}: takes about {needed / 1e9:.2g} GB at once, {allowed / 1e9:.2g} GB are there for it, and it cannot be "
         f"predicted in parts: {why}. Allow more with --max-memory, or cut the scan."
     )
+
+
+def predict_file(
+    scan: str, bundle: ModelBundle, output: str, choice: PredictOptions, tell: Listener
+) -> LargePrediction | Prediction:
+    """Segment a scan in a file: at once where it fits into the memory, else in parts. See `predict`."""
+    if is_too_large(scan, output, bundle, choice):
+        return predict_large(scan, bundle, output, choice, tell)
+    return predict(scan, bundle, output, options=choice, listener=tell)
 
 
 @keeps_freed_memory
@@ -138,8 +147,14 @@ def predict_large(
                 first_plane=before,
                 progress=lambda done, total: tell.progress("predicting", done, total, {}),
             )
-            for slab in slabs if before < spool.shape[0] else ():
-                spool.append(bundle.labels.decode(slab.values.argmax(axis=0)))
+            try:
+                for slab in slabs if before < spool.shape[0] else ():
+                    spool.append(bundle.labels.decode(slab.values.argmax(axis=0)))
+            except KeyboardInterrupt:
+                tell.note(
+                    f"{source.name}: {spool.planes} of {spool.shape[0]} planes are kept; the same command goes on"
+                )
+                raise
             names = {c.code: c.name for c in bundle.labels.classes}
             runs = _turned_back(spool, prepared)
             io.write_label_runs(output, runs, spool.dtype, frame, names=names, overwrite=choice.overwrite)
@@ -169,6 +184,7 @@ def plan_in_parts(
 
 def _key(scan: str, bundle: ModelBundle, choice: PredictOptions) -> str:
     """Of all that the labels depend on: the scan's file, the model, and how it is used."""
+    header = bundle.header()
     path, dataset = io.split_name(scan)
     state = path.stat()
     told = [
@@ -176,11 +192,11 @@ def _key(scan: str, bundle: ModelBundle, choice: PredictOptions) -> str:
         dataset,
         state.st_size,
         state.st_mtime_ns,
-        bundle.weights_sha256,
+        header,
         choice.data.model_dump(mode="json"),
         choice.tta,
-        choice.prune,
-        bundle.temperature,
+        choice.tile,
+        choice.overlap,
         __version__,
     ]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
@@ -205,4 +221,5 @@ def _preview(output: str, spool: io.Spool, prepared: PreparedByBox, bundle: Mode
     affine = Affine(prepared.affine.matrix @ np.diag([x, y, z, 1.0]))
     path = io.preview_path(io.split_name(output)[0])
     layers: list[tuple[str, NDArray[Any] | None]] = [("scan", None), ("prediction", indices)]
-    return preview_png(path, image, affine, layers, bundle.labels)
+    title = "" if max(x, y, z) == 1 else f"every {x}th, {y}th and {z}th voxel along R, A and S; planes are counted so"
+    return preview_png(path, image, affine, layers, bundle.labels, title=title)

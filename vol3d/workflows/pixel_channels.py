@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vol3d.baselines.features import SLAB_BYTES
 from vol3d.baselines.perceptrons import Painted
 from vol3d.baselines.pixel_classifier import PixelClassifier, classify, learn, log_probabilities
 from vol3d.bundle import ModelBundle
@@ -118,6 +120,14 @@ def with_channels(case: Case, classifier: PixelClassifier | None) -> Case:
     if classifier is None:
         return case
     return _joined(case, classify(classifier, case.image, case.spacing_mm, keep_bytes=_keep_bytes()))
+
+
+def classifying_bytes(classifier: PixelClassifier, shape: tuple[int, int, int]) -> float:
+    """What `prepare` takes for a moment, beside the image: features, if they are kept, and what either stage says."""
+    voxels = float(math.prod(shape))
+    features = 4.0 * classifier.recipe.count(classifier.channels) * voxels
+    kept = features if features <= _keep_bytes() / 2 else 0.0
+    return kept + 2 * SLAB_BYTES + 8.0 * classifier.classes * voxels
 
 
 def _keep_bytes() -> float:

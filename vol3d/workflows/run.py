@@ -60,8 +60,8 @@ class Run:
             )
 
     def begin(self, plan: Plan, meaning: Meaning, splits: Sequence[HoldOut], *, leads: bool) -> None:
-        """Settle what a new run is and make its folder; a run whose length is known has begun before."""
-        if self.length is None:
+        """Settle what a new run is and make its folder; one that is taken up has both."""
+        if "config" not in self.record:
             self.record |= {
                 "vol3d": __version__,
                 "versions": versions(),
