@@ -91,7 +91,7 @@ def test_slabs_are_the_whole(monkeypatch):
     image = noise((1, 190, 6, 5))
     recipe = image_recipe([FLAT])
     kept = FeatureMaps(image, FLAT, recipe, keep_bytes=1e9)
-    monkeypatch.setattr("vol3d.baselines.features._SLAB_BYTES", 4 * recipe.count(1) * 30 * 30.0)
+    monkeypatch.setattr("vol3d.baselines.features.SLAB_BYTES", 4 * recipe.count(1) * 30 * 30.0)
     maps = FeatureMaps(image, FLAT, recipe)
     slabs = list(maps.slabs())
     assert len(slabs) > 5
