@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from vol3d.baselines.features import FeatureMaps
 from vol3d.errors import LabelError
 from vol3d.volume import SparseLabels
 
-MEMBERS = 3
+MEMBERS = 5
 HIDDEN = 64
 _MOST_VOXELS = 300_000  # that are learned from
 _CHUNK = 4096  # voxels: three members of 64 hidden units then take 3 MB
@@ -105,17 +105,33 @@ class Perceptrons(nn.Module):
         What `forward` says, without its copies: the first layer, with the features' scale in it, is one product for all
         members, and so many voxels at a time go through all layers as stay in a processor's cache.
         """
+        found = torch.empty((self.classes, columns.shape[1]))
+        for start, said in self._each(columns):
+            found[:, start : start + said.shape[2]] = said.mean(0)
+        return found
+
+    @torch.no_grad()
+    def answer_apart(self, columns: Tensor, member: Tensor) -> tuple[Tensor, Tensor]:
+        """`answer`, and what one member says, float32 (K, N). member: which one, int64 (N,)."""
+        found, alone = torch.empty((2, self.classes, columns.shape[1]))
+        for start, said in self._each(columns):
+            stop = start + said.shape[2]
+            found[:, start:stop] = said.mean(0)
+            chosen = member[start:stop].to(said.device).expand(1, self.classes, -1)
+            alone[:, start:stop] = said.gather(0, chosen)[0]
+        return found, alone
+
+    def _each(self, columns: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """(where it begins, class probabilities of every member (members, K, n)) for some voxels after the other."""
         first, *others = self.weights
         into = (first / self.sd[:, None]).transpose(1, 2).flatten(0, 1)
         shift = self.biases[0].reshape(-1, 1)
-        found = torch.empty((self.classes, columns.shape[1]))
         for start in range(0, columns.shape[1], _CHUNK):
             part = columns[:, start : start + _CHUNK].to(into.device) - self.mean[:, None]
             maps = torch.addmm(shift, into, part).view(self.members, -1, part.shape[1])
             for weight, bias in zip(others, self.biases[1:], strict=True):
                 maps = torch.baddbmm(bias.transpose(1, 2), weight.transpose(1, 2), maps.relu_())
-            found[:, start : start + _CHUNK] = torch.softmax(maps, dim=1).mean(0)
-        return found
+            yield start, torch.softmax(maps, dim=1)
 
 
 def labeled_features(
@@ -151,10 +167,18 @@ def labeled_features(
     return LabeledFeatures(torch.cat(values), found, trusted * stands_for[found], scan_of, place_of)
 
 
-def fit_perceptrons(known: LabeledFeatures, classes: int, *, steps: int = 700, seed: int = 0) -> Perceptrons:
+def fit_perceptrons(
+    known: LabeledFeatures,
+    classes: int,
+    *,
+    learned: Sequence[NDArray[np.int64]] | None = None,
+    steps: int = 700,
+    seed: int = 0,
+) -> Perceptrons:
     """Learn from labeled voxels; a function of the arguments.
 
-    Classes weigh by a root of how often they were painted, voxels by their confidence beside that.
+    Classes weigh by a root of how often they were painted, voxels by their confidence beside that. learned: for each
+    member the rows that it learns from, None for all.
     """
     generator = torch.Generator().manual_seed(seed)
     network = Perceptrons(known.rows.shape[1], classes)
@@ -163,11 +187,13 @@ def fit_perceptrons(known: LabeledFeatures, classes: int, *, steps: int = 700, s
     for parameter in network.weights:
         nn.init.normal_(parameter, std=math.sqrt(2 / parameter.shape[1]), generator=generator)
     truth, weight = torch.from_numpy(known.classes), torch.from_numpy(_balanced(known, classes))
+    everything = np.arange(len(truth))
+    pools = [torch.from_numpy(rows) for rows in ([everything] * network.members if learned is None else learned)]
     optimizer = torch.optim.AdamW(network.parameters(), lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = _LEARNING_RATE * (1 - step / steps) ** _DECAY_POWER
-        drawn = torch.randint(len(truth), (network.members, _BATCH), generator=generator)
+        drawn = torch.stack([rows[torch.randint(len(rows), (_BATCH,), generator=generator)] for rows in pools])
         logits = network(known.rows[drawn]).flatten(0, 1)
         losses = nn.functional.cross_entropy(logits, truth[drawn].flatten(), reduction="none")
         loss = (losses * weight[drawn].flatten()).mean() * network.members

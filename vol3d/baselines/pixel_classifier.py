@@ -11,7 +11,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vol3d.baselines.features import FeatureMaps, Recipe, image_recipe
-from vol3d.baselines.perceptrons import HIDDEN, MEMBERS, Painted, Perceptrons, fit_perceptrons, labeled_features
+from vol3d.baselines.perceptrons import (
+    HIDDEN,
+    MEMBERS,
+    LabeledFeatures,
+    Painted,
+    Perceptrons,
+    fit_perceptrons,
+    labeled_features,
+)
+from vol3d.baselines.unseen import Blocks, learned_by, members_of
 from vol3d.errors import ModelError
 
 CONTEXT = Recipe((2.0, 4.0, 8.0))
@@ -95,7 +104,9 @@ def learn(
 ) -> tuple[list[PixelClassifier], list[list[Tensor]]]:
     """A classifier for each of `known`, masks (X, Y, Z), one a scan; and what each says of every scan, (K, X, Y, Z).
 
-    All of them share one first stage, which has learned from the first of `known`. asked: for each of `known` the
+    All of them share one first stage, which has learned from the first of `known`, each of its members without some
+    blocks of the volumes. At a labeled voxel the second stage is shown what a member says that has not learned from the
+    labels there; what all of them say there would be surer than anywhere else. asked: for each of `known` the
     voxels of every scan that its answers are wanted of, None for all; elsewhere all classes are equally probable.
     keep_bytes: memory for features, which are otherwise computed again when they are needed again. on_first_stage: told
     a scan's number and what the first stage says of it, class probabilities (K, X, Y, Z), as soon as that is known.
@@ -104,14 +115,17 @@ def learn(
     share = keep_bytes / (2 * len(scans))
     images = [FeatureMaps(scan.image, scan.spacing_mm, recipe, keep_bytes=share) for scan in scans]
     rows = labeled_features(scans, images, classes, seed=seed)
-    first = fit_perceptrons(rows.within(known[0]), classes, steps=steps, seed=seed)
-    contexts = []
+    blocks = [Blocks(scan.labels.shape, scan.spacing_mm, MEMBERS) for scan in scans]
+    first = _first_stage(rows.within(known[0]), blocks, classes, steps=steps, seed=seed)
+    contexts, unseen = [], []
     for number, (maps, scan) in enumerate(zip(images, scans, strict=True)):
-        [said] = _answers([first], maps, None, scan.image.shape[1:], [None])
+        said, apart = _answers_apart(first, maps, blocks[number])
         if on_first_stage is not None:
             on_first_stage(number, said)
         contexts.append(FeatureMaps(said[: _told(classes)], scan.spacing_mm, CONTEXT, keep_bytes=share))
-    rows = rows.beside(contexts)
+        unseen.append(FeatureMaps(apart[: _told(classes)], scan.spacing_mm, CONTEXT))
+    rows = rows.beside(unseen)
+    del unseen
     classifiers = []
     for masks in known:
         one = PixelClassifier(scans[0].image.shape[0], classes, recipe)
@@ -124,6 +138,14 @@ def learn(
         seconds, wanted = [one.second for one in classifiers], [masks[number] for masks in asked]
         answers.append(_answers(seconds, images[number], contexts[number], scan.image.shape[1:], wanted))
     return classifiers, [list(of_one) for of_one in zip(*answers, strict=True)]
+
+
+def _first_stage(
+    known: LabeledFeatures, blocks: Sequence[Blocks], classes: int, *, steps: int, seed: int
+) -> Perceptrons:
+    left_out = members_of(blocks, known.scan, known.place)
+    learned = learned_by(left_out, known.classes, classes, MEMBERS)
+    return fit_perceptrons(known, classes, learned=learned, steps=steps, seed=seed)
 
 
 def classify(
@@ -154,6 +176,16 @@ def _answers(
             if bool(here.any()):
                 result[:, start:stop][:, here] = one.answer(features[:, here])
     return found
+
+
+def _answers_apart(first: Perceptrons, maps: FeatureMaps, blocks: Blocks) -> tuple[Tensor, Tensor]:
+    """What a first stage says of every voxel, and what that member says of it that leaves it out; (K, X, Y, Z) each."""
+    said, apart = torch.empty((2, first.classes, *blocks.shape))
+    for start, stop, features in maps.slabs():
+        member = torch.from_numpy(blocks.within(start, stop).reshape(-1)).long()
+        for whole, part in zip((said, apart), first.answer_apart(features.flatten(1), member), strict=True):
+            whole[:, start:stop] = part.view(-1, stop - start, *blocks.shape[1:])
+    return said, apart
 
 
 def _side_by_side(maps: FeatureMaps, context: FeatureMaps | None) -> Iterator[tuple[int, int, Tensor]]:
