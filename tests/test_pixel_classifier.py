@@ -108,7 +108,7 @@ def test_coarse_grids_are_nearly_as_good(extent, monkeypatch):
     image = noise((1, extent, 37, 44))
     recipe = Recipe((4.0, 6.0), (), (4.0,))
     coarse = pixel_features(image, ISOTROPIC, recipe).flatten(1)[1:]
-    monkeypatch.setattr("vol3d.baselines.features._COARSE", 1e9)
+    monkeypatch.setattr("vol3d.baselines.scale._COARSE", 1e9)
     fine = pixel_features(image, ISOTROPIC, recipe).flatten(1)[1:]
     assert not torch.equal(coarse, fine)
     alike = [float(torch.corrcoef(torch.stack(pair))[0, 1]) for pair in zip(coarse, fine, strict=True)]

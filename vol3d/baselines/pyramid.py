@@ -54,13 +54,14 @@ def bend(volume: Tensor, axis: int) -> Tensor:
     return (padded.narrow(axis, 2, extent) + padded.narrow(axis, 0, extent)).sub_(volume, alpha=2)
 
 
-def halved(volume: Tensor, axis: int) -> Tensor:
+def halved(volume: Tensor, axis: int, whole: int | None = None) -> Tensor:
     """Every second sample; of an even number of samples the means of neighbours, so that the middle stays the middle.
 
-    The volume must be smooth: σ of at least one sample.
+    The volume must be smooth: σ of at least one sample. whole: how many samples there are in all along the axis, where
+    the volume is a part that begins at an even one, and ends at another or the last.
     """
     extent = volume.shape[axis]
-    if extent % 2:
+    if (extent if whole is None else whole) % 2:
         return volume.narrow(axis, 0, extent)[_every_second(volume.ndim, axis, 0)]
     return (volume[_every_second(volume.ndim, axis, 0)] + volume[_every_second(volume.ndim, axis, 1)]) / 2
 
