@@ -13,13 +13,15 @@ from workflow_parts import TINY, UNLABELED, balls, painted
 
 import vol3d
 from vol3d import io
+from vol3d.baselines.features import Recipe
+from vol3d.baselines.pixel_classifier import PixelClassifier
 from vol3d.cli.main import main
 from vol3d.errors import FileFormatError, ResourceError
 from vol3d.transforms import Preprocessing, crop
 from vol3d.transforms.boxes import strided
 from vol3d.transforms.crop import crop_read
 from vol3d.volume import Affine, Box, Volume
-from vol3d.workflows.forecast import forecast
+from vol3d.workflows.forecast import _classifying_in_parts, forecast
 from vol3d.workflows.large import array_bytes, is_too_large, obstacle, predict_large
 from vol3d.workflows.listener import Quiet
 from vol3d.workflows.outputs import PredictOptions
@@ -367,7 +369,7 @@ def test_a_forecast_in_parts_keeps_within_the_memory(model, tmp_path, monkeypatc
     assert "in parts" in found.lines()[0]
 
 
-def test_a_forecast_counts_the_classifier_and_the_new_grid(tmp_path):
+def test_a_forecast_counts_the_classifier_and_the_new_grid(tmp_path, monkeypatch):
     image, classes = balls()
     config = {key: value for key, value in TINY.items() if key != "network"} | {
         "pixel_classifier": {"use": "yes", "steps": 20}
@@ -380,5 +382,17 @@ def test_a_forecast_counts_the_classifier_and_the_new_grid(tmp_path):
     assert with_it.seconds > without.seconds
     coarse = dataclasses.replace(bare, preprocessing=bare.preprocessing | {"spacing_mm": [2.0, 2.0, 2.0]})
     assert forecast(scan, coarse, str(tmp_path / "o.h5"), choice).shape == (23, 19, 17)
-    assert obstacle("a.h5", "b.h5", result.bundle, choice).startswith("the model's pixel classifier")
+    assert obstacle("a.h5", "b.h5", result.bundle, choice) is None
+    monkeypatch.setattr("vol3d.workflows.large.array_bytes", lambda *_: 9e9)
+    small = PredictOptions(tile=(16, 16, 16), max_memory_gb=4)
+    monkeypatch.setattr("vol3d.workflows.forecast._classifying_in_parts", lambda *_: 1e6)
+    in_parts, bare_parts = (forecast(scan, one, str(tmp_path / "o.h5"), small) for one in (result.bundle, bare))
+    assert in_parts.in_parts
+    assert in_parts.seconds > 1e6 > bare_parts.seconds
+
+
+def test_a_classifier_in_parts_takes_longer_the_larger_the_scan():
+    classifier = PixelClassifier(1, 2, Recipe((1.0, 4.0)))
+    small, large = (_classifying_in_parts(classifier, (n, n, 100), (1.0, 1.0, 1.0), 1e9) for n in (100, 2000))
+    assert large > 50 * small > 0
     assert "one spacing" in obstacle("a.h5", "b.h5", coarse, choice)

@@ -44,7 +44,7 @@ class Spool:
         """Add the next planes, (x, Y, Z); they are on disk when this returns."""
         if codes.shape[1:] != self.shape[1:] or codes.dtype != self.dtype:
             raise AssertionError(f"planes {codes.shape} of {codes.dtype} for {self.shape} of {self.dtype}")
-        with _faults_named(self._output):
+        with faults_named(self._output):
             self._file.write(np.ascontiguousarray(codes).data)
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -78,24 +78,30 @@ def spooled(output: str, key: str, shape: tuple[int, int, int], dtype: np.dtype[
     It stays where the body raises, and is what the next one with the same key begins with; it is removed where the body
     ends. Raises `ResourceError` where another process fills it, or the system refuses (disk full, no permission).
     """
-    path, dataset = split_name(output)
-    inside = f"-{dataset.replace('/', '-')}" if dataset else ""
-    planes = path.with_name(f".{path.name}{inside}.vol3d-part")
-    note = planes.with_name(planes.name + ".json")
-    with _faults_named(output):
+    planes, note = beside(output)
+    with faults_named(output):
         file = planes.open("a+b")
     with file:
         _lock(file, output)
-        with _faults_named(output):
+        with faults_named(output):
             spool = Spool(file, note, output, key, shape, dtype)
         yield spool
-    with _faults_named(output):
+    with faults_named(output):
         note.unlink(missing_ok=True)
         planes.unlink(missing_ok=True)
 
 
+def beside(output: str, name: str = "") -> tuple[Path, Path]:
+    """The file for what is on its way to `output`, and the note that says how much of it is there."""
+    path, dataset = split_name(output)
+    inside = f"-{dataset.replace('/', '-')}" if dataset else ""
+    part = path.with_name(f".{path.name}{inside}{name}.vol3d-part")
+    return part, part.with_name(part.name + ".json")
+
+
 @contextmanager
-def _faults_named(output: str) -> Iterator[None]:
+def faults_named(output: str) -> Iterator[None]:
+    """Faults of the system are told as `ResourceError`s that name the output."""
     try:
         yield
     except OSError as error:

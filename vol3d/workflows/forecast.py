@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from vol3d import io
+from vol3d.baselines.by_box import ByBox
 from vol3d.baselines.pixel_classifier import PixelClassifier, classify
 from vol3d.bundle import ModelBundle
 from vol3d.config import InferenceConfig
 from vol3d.inference.forward import Runner
 from vol3d.inference.tiles import Tile, TilePlan
 from vol3d.transforms import Preprocessing
-from vol3d.volume import Affine
+from vol3d.volume import Affine, Box
 from vol3d.workflows.allocator import keeps_freed_memory
 from vol3d.workflows.device import Device, exact, memory_bytes, pick_device
-from vol3d.workflows.large import array_bytes, is_too_large, plan_in_parts
+from vol3d.workflows.large import array_bytes, bytes_left, is_too_large, plan_in_parts
+from vol3d.workflows.large_pixels import edge_of, parts_of
 from vol3d.workflows.outputs import PredictOptions
 from vol3d.workflows.pixel_channels import classifying_bytes
 from vol3d.workflows.tiling import tile_plans, trained_patch
 
+Size = tuple[int, int, int]
 _PROGRAM_BYTES = 5e8
 _TRIED = 96  # voxels along an axis of the block that a pixel classifier is timed on
 _WRITTEN_PER_SECOND = 4e7  # voxels of a label map, compressed
@@ -34,9 +39,9 @@ class Forecast:
     """What is to be expected. bytes: peak memory of the process. seconds: on this machine as busy as it is now."""
 
     name: str
-    shape: tuple[int, int, int]
+    shape: Size
     in_parts: bool
-    tile: tuple[int, int, int]
+    tile: Size
     tiles: int
     redundancy: float
     bytes: float
@@ -91,8 +96,12 @@ def forecast(scan: str, bundle: ModelBundle, output: str, choice: PredictOptions
         seconds += first + later * (plan.voxels / tile.input.voxels - 1)
     arrays, running = 0.0 if in_parts else array_bytes(scan, bundle), max(plan.bytes for plan in plans)
     if bundle.classifier is not None:
-        seconds += _classifying(bundle.classifier, shape, affine)
-        running = max(running, classifying_bytes(bundle.classifier, shape))
+        spacing = affine.orientation.apply_spacing(affine.spacing).tolist()
+        if in_parts:
+            seconds += _classifying_in_parts(bundle.classifier, shape, spacing, bytes_left(scan, choice))
+        else:
+            seconds += _classifying(bundle.classifier, shape, spacing)
+            running = max(running, classifying_bytes(bundle.classifier, shape))
     held = _PROGRAM_BYTES + arrays + running
     if in_parts:
         held = min(held, memory_bytes(Device("cpu"), choice.max_memory_gb))
@@ -119,11 +128,31 @@ def _seconds(runner: Runner, tile: Tile, plan: TilePlan) -> float:
     return time.perf_counter() - begin
 
 
-def _classifying(classifier: PixelClassifier, shape: tuple[int, int, int], affine: Affine) -> float:
+def _classifying(classifier: PixelClassifier, shape: Size, spacing_mm: Sequence[float]) -> float:
     """Seconds that the pixel classifier will take, from a block of noise."""
     block = tuple(min(n, _TRIED) for n in shape)
     noise = torch.rand((classifier.channels, *block), generator=torch.Generator().manual_seed(0))
-    spacing = affine.orientation.apply_spacing(affine.spacing).tolist()
     begin = time.perf_counter()
-    classify(classifier, noise, spacing, keep_bytes=4e9)
+    classify(classifier, noise, spacing_mm, keep_bytes=4e9)
     return (time.perf_counter() - begin) * math.prod(shape) / math.prod(block)
+
+
+def _classifying_in_parts(
+    classifier: PixelClassifier, shape: Size, spacing_mm: Sequence[float], memory_bytes: float
+) -> float:
+    """As `_classifying`, part by part, with what lies around each of them; from a small part of noise."""
+    rng = np.random.default_rng(0)
+
+    def noise(channels: int, box: Box) -> NDArray[np.float32]:
+        return rng.random((channels, *box.size), dtype=np.float32)
+
+    a, b, c = spacing_mm
+    asked = ByBox(classifier, shape, (a, b, c), lambda box: noise(classifier.channels, box))
+    edge = edge_of(asked, memory_bytes)
+    x, y, z = (max(0, (n - _TRIED) // 2) for n in shape)
+    tried = Box((x, y, z), (_TRIED,) * 3).clip(shape)
+    begin = time.perf_counter()
+    asked.first(tried)
+    asked.second(tried, lambda box: noise(asked.told, box))
+    taken = time.perf_counter() - begin
+    return taken * sum(asked.looked_at(box) for box in parts_of(shape, edge)) / asked.looked_at(tried)

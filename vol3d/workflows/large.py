@@ -24,6 +24,7 @@ from vol3d.version import __version__
 from vol3d.volume import Affine, Box, Volume
 from vol3d.workflows.allocator import keeps_freed_memory
 from vol3d.workflows.device import Device, exact, memory_bytes, pick_device
+from vol3d.workflows.large_pixels import with_channels
 from vol3d.workflows.listener import Listener
 from vol3d.workflows.outputs import PredictOptions
 from vol3d.workflows.predict import Prediction, predict
@@ -69,8 +70,6 @@ def obstacle(scan: str, output: str, bundle: ModelBundle, choice: PredictOptions
         return "the scan or the output is no HDF5 file"
     if bundle.task.kind != "semantic":
         return f"the model's task is {bundle.task.kind}"
-    if bundle.classifier is not None:
-        return "the model's pixel classifier looks at all of it (train with --set pixel_classifier.use=no)"
     if bundle.preprocessing.get("spacing_mm") is not None:
         return "the model resamples scans to one spacing, which takes all of it"
     return next((f"{flag} is asked for" for flag, wanted in asked.items() if wanted), None)
@@ -131,14 +130,17 @@ def predict_large(
         ):
             tell.warn(f"{source.name}: {text}")
         planned = plan_in_parts(network, source.name, prepared.shape[1:], bundle, choice, device)
-        key = _key(scan, bundle, choice)
-        with io.spooled(output, key, prepared.shape[1:], bundle.labels.code_dtype) as spool:
+        key, left = _key(scan, bundle, choice), bytes_left(source.name, choice)
+        with (
+            io.spooled(output, key, prepared.shape[1:], bundle.labels.code_dtype) as spool,
+            with_channels(prepared, bundle.classifier, output, key, left, tell) as image,
+        ):
             before = spool.planes
             if before:
                 tell.note(f"{source.name}: going on after plane {before} of {spool.shape[0]}")
             slabs = inference.predict_axes(
                 network,
-                prepared,
+                image,
                 planned,
                 flip_axes=(0, 1, 2) if choice.tta else (),
                 device=device.name,
@@ -171,6 +173,13 @@ def plan_in_parts(
     device: Device,
 ) -> tuple[inference.TilePlan, ...]:
     """Tiles that fit beside what the process takes already. name: of the scan; shape: as the network sees it."""
+    left = bytes_left(name, choice)
+    settings = InferenceConfig(tile=choice.tile, overlap=choice.overlap, max_memory_gb=left / 1e9)
+    return tile_plans(network, shape, device, settings, bundle.task.planes, trained_patch(bundle))
+
+
+def bytes_left(name: str, choice: PredictOptions) -> float:
+    """What is allowed beside what the process takes already. name: of the scan; raises `ResourceError` for nothing."""
     allowed = memory_bytes(Device("cpu"), choice.max_memory_gb)
     left = allowed - io.resident_bytes() - _BESIDE_BYTES
     if left <= 0:
@@ -178,8 +187,7 @@ def plan_in_parts(
             f"{name}: {allowed / 1e9:.2g} GB are less than the program itself takes "
             f"({(io.resident_bytes() + _BESIDE_BYTES) / 1e9:.2g} GB). Allow more with --max-memory."
         )
-    settings = InferenceConfig(tile=choice.tile, overlap=choice.overlap, max_memory_gb=left / 1e9)
-    return tile_plans(network, shape, device, settings, bundle.task.planes, trained_patch(bundle))
+    return left
 
 
 def _key(scan: str, bundle: ModelBundle, choice: PredictOptions) -> str:
