@@ -383,6 +383,7 @@ def test_a_forecast_counts_the_classifier_and_the_new_grid(tmp_path, monkeypatch
     coarse = dataclasses.replace(bare, preprocessing=bare.preprocessing | {"spacing_mm": [2.0, 2.0, 2.0]})
     assert forecast(scan, coarse, str(tmp_path / "o.h5"), choice).shape == (23, 19, 17)
     assert obstacle("a.h5", "b.h5", result.bundle, choice) is None
+    assert "one spacing" in obstacle("a.h5", "b.h5", coarse, choice)
     monkeypatch.setattr("vol3d.workflows.large.array_bytes", lambda *_: 9e9)
     small = PredictOptions(tile=(16, 16, 16), max_memory_gb=4)
     monkeypatch.setattr("vol3d.workflows.forecast._classifying_in_parts", lambda *_: 1e6)
@@ -395,4 +396,3 @@ def test_a_classifier_in_parts_takes_longer_the_larger_the_scan():
     classifier = PixelClassifier(1, 2, Recipe((1.0, 4.0)))
     small, large = (_classifying_in_parts(classifier, (n, n, 100), (1.0, 1.0, 1.0), 1e9) for n in (100, 2000))
     assert large > 50 * small > 0
-    assert "one spacing" in obstacle("a.h5", "b.h5", coarse, choice)
