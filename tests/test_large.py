@@ -1,6 +1,7 @@
 """Prediction of scans that are larger than the memory: the same labels, box by box, and taken up again."""
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 import h5py
@@ -13,6 +14,7 @@ from workflow_parts import TINY, UNLABELED, balls, painted
 
 import vol3d
 from vol3d import io
+from vol3d.baselines.by_box import ByBox
 from vol3d.baselines.features import Recipe
 from vol3d.baselines.pixel_classifier import PixelClassifier
 from vol3d.cli.main import main
@@ -21,7 +23,7 @@ from vol3d.transforms import Preprocessing, crop
 from vol3d.transforms.boxes import strided
 from vol3d.transforms.crop import crop_read
 from vol3d.volume import Affine, Box, Volume
-from vol3d.workflows.forecast import _classifying, _classifying_in_parts, forecast
+from vol3d.workflows.forecast import _classifying, _classifying_in_parts, _noise, forecast
 from vol3d.workflows.large import array_bytes, is_too_large, obstacle, predict_large
 from vol3d.workflows.listener import Quiet
 from vol3d.workflows.outputs import PredictOptions
@@ -388,13 +390,19 @@ def test_a_forecast_counts_the_classifier_and_the_new_grid(tmp_path, monkeypatch
     monkeypatch.setattr("vol3d.workflows.large.array_bytes", lambda *_: 9e9)
     small = PredictOptions(tile=(16, 16, 16), max_memory_gb=4)
     monkeypatch.setattr("vol3d.workflows.forecast._classifying_in_parts", lambda *_: 1e6)
+    monkeypatch.setattr("vol3d.workflows.large._said_bytes", lambda *_: 0.0)
     in_parts, bare_parts = (forecast(scan, one, str(tmp_path / "o.h5"), small) for one in (result.bundle, bare))
     assert in_parts.in_parts
     assert in_parts.seconds > 1e6 > bare_parts.seconds
+    assert in_parts.disk == 3 * 4 * 46 * 38 * 34
+    assert "on disk, for a while" in in_parts.lines()[2]
+    assert "disk" not in bare_parts.lines()[2]
 
 
-def test_a_classifier_takes_longer_the_larger_the_scan():
+def test_the_time_of_a_classifier_grows_with_the_scan(monkeypatch):
+    ticks = itertools.count()
+    monkeypatch.setattr("time.perf_counter", lambda: float(next(ticks)))  # whatever is timed takes a second
     classifier = PixelClassifier(1, 2, Recipe((1.0, 4.0)))
-    for seconds in (_classifying, lambda *given: _classifying_in_parts(*given, 1e9)):
-        small, large = (seconds(classifier, (n, n, 100), (1.0, 1.0, 1.0)) for n in (100, 2000))
-        assert large > 20 * small > 0
+    assert _classifying(classifier, (1000, 100, 20), (1.0, 1.0, 1.0)) == 1000 * 100 / 96**2
+    asked = ByBox(classifier, (1000, 100, 20), (1.0, 1.0, 1.0), _noise(1))
+    assert _classifying_in_parts(asked, Box((0, 0, 0), (320, 100, 20))) == 1000 / 128

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vol3d.baselines.features import FeatureMaps, Recipe, neighbourhood
-from vol3d.baselines.pixel_classifier import PixelClassifier
+from vol3d.baselines.features import FeatureMaps, Recipe, coarse_values, neighbourhood
+from vol3d.baselines.perceptrons import Perceptrons
+from vol3d.baselines.pixel_classifier import PixelClassifier, told_of
 from vol3d.volume import Box
 
 Read = Callable[[Box], NDArray[Any]]
-_SLAB_BYTES = 64e6  # of the features that are held at once
+_PIECE_BYTES = 64e6  # of the features that are held at once
+_PIECES = 5  # times that: what is joined of them, and what they are made of
 _TEMPORARIES = 4  # volumes of the size of a neighbourhood, while coarse grids are made
 
 
@@ -36,42 +39,26 @@ class ByBox:
     @property
     def told(self) -> int:
         """How many class probabilities `first` gives, and `second` wants of it."""
-        return max(1, self.classifier.classes - 1)
+        return told_of(self.classifier.classes)
 
     def first(self, box: Box) -> Tensor:
         """What the first stage says, float32 (told, *box.size): the probabilities of all classes but the last."""
-        found = torch.empty((self.told, *box.size))
-        recipe = self.classifier.recipe
-        near = self._features(self.image, recipe, box)
-        for part in _slabs(box, recipe.count(self.classifier.channels)):
-            said = self.classifier.first.answer(near(part).flatten(1))[: self.told]
-            found[:, part.start[0] - box.start[0] : part.stop[0] - box.start[0]] = said.view(-1, *part.size)
-        return found
+        features = self._features(self.image, self.classifier.recipe, box)
+        return _answers(self.classifier.first, [features], box)[: self.told]
 
     def second(self, box: Box, first: Read) -> Tensor:
         """Class probabilities, float32 (K, *box.size). first: reads what `first` gave."""
-        found = torch.empty((self.classifier.classes, *box.size))
-        recipe, context = self.classifier.recipe, self.classifier.context
-        near, around = self._features(self.image, recipe, box), self._features(first, context, box)
-        for part in _slabs(box, recipe.count(self.classifier.channels) + context.count(self.told)):
-            said = self.classifier.second.answer(torch.cat([near(part), around(part)]).flatten(1))
-            found[:, part.start[0] - box.start[0] : part.stop[0] - box.start[0]] = said.view(-1, *part.size)
-        return found
+        features = self._features(self.image, self.classifier.recipe, box)
+        return _answers(self.classifier.second, [features, self._features(first, self.classifier.context, box)], box)
 
     def bytes_of(self, box: Box) -> float:
         """Memory that either stage takes for a box, about."""
-        held = 4.0 * (self.classifier.classes + self.told) * box.voxels + 3 * _SLAB_BYTES
-        for recipe, channels in (
-            (self.classifier.recipe, self.classifier.channels),
-            (self.classifier.context, self.told),
-        ):
-            outer = neighbourhood(box, recipe, self.spacing_mm, self.shape)
-            held += 4.0 * (channels + _TEMPORARIES) * outer.voxels
+        held = 8.0 * self.classifier.classes * box.voxels + _PIECES * _PIECE_BYTES
+        looks = ((self.classifier.recipe, self.classifier.channels), (self.classifier.context, self.told))
+        for recipe, channels in looks:
+            values = channels * (1 + coarse_values(recipe, self.spacing_mm, self.shape)) + _TEMPORARIES
+            held += 4.0 * values * neighbourhood(box, recipe, self.spacing_mm, self.shape).voxels
         return held
-
-    def looked_at(self, box: Box) -> int:
-        """How many voxels there are in a box and around it that its answers depend on."""
-        return neighbourhood(box, self.classifier.recipe, self.spacing_mm, self.shape).voxels
 
     def _features(self, read: Read, recipe: Recipe, box: Box) -> Callable[[Box], Tensor]:
         """Features in boxes inside `box`."""
@@ -81,9 +68,21 @@ class ByBox:
         return lambda part: maps.within(part.shift(back))
 
 
-def _slabs(box: Box, count: int) -> Iterator[Box]:
-    """A box cut across X, so that `count` features of every voxel of one part take little memory."""
-    thickness = max(1, int(_SLAB_BYTES / (4 * count * math.prod(box.size[1:]))))
-    for start in range(box.start[0], box.stop[0], thickness):
-        size = (min(thickness, box.stop[0] - start), *box.size[1:])
-        yield Box((start, *box.start[1:]), size)
+def _answers(perceptrons: Perceptrons, features: Sequence[Callable[[Box], Tensor]], box: Box) -> Tensor:
+    """Class probabilities in a box, float32 (K, *box.size); piece by piece, so that features take little memory."""
+    found = torch.empty((perceptrons.classes, *box.size))
+    for piece in _pieces(box, len(perceptrons.mean)):
+        columns = torch.cat([part(piece) for part in features]).flatten(1)
+        inside = piece.shift(tuple(-n for n in box.start)).slices()
+        found[(slice(None), *inside)] = perceptrons.answer(columns).view(-1, *piece.size)
+    return found
+
+
+def _pieces(box: Box, count: int) -> Iterator[Box]:
+    """A box in nearly equal pieces, nearly cubes, for `count` features of every voxel."""
+    side = (_PIECE_BYTES / (4 * count)) ** (1 / 3)
+    steps = [math.ceil(n / math.ceil(n / side)) for n in box.size]
+    starts = (range(a, b, step) for a, b, step in zip(box.start, box.stop, steps, strict=True))
+    for start in itertools.product(*starts):
+        stop = (min(a + step, b) for a, step, b in zip(start, steps, box.stop, strict=True))
+        yield Box(start, tuple(b - a for a, b in zip(start, stop, strict=True)))

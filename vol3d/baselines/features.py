@@ -140,6 +140,13 @@ class FeatureMaps:
         return found
 
 
+def coarse_values(recipe: Recipe, spacing_mm: Sequence[float], extents: Sequence[int]) -> float:
+    """How many values `FeatureMaps` holds of a channel on coarse grids, per voxel. extents: of the volume."""
+    parts = [part for part in _parts(recipe, spacing_mm) if part.is_coarse]
+    steps = [[part.around(axis, extent)[1] for axis, extent in enumerate(extents)] for part in parts]
+    return sum(part.count / math.prod(step) for part, step in zip(parts, steps, strict=True))
+
+
 def neighbourhood(box: Box, recipe: Recipe, spacing_mm: Sequence[float], extents: Sequence[int]) -> Box:
     """The part of a volume that the features inside a box depend on; of it `FeatureMaps` can be made.
 

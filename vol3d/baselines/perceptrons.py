@@ -20,7 +20,7 @@ from vol3d.volume import SparseLabels
 MEMBERS = 5
 HIDDEN = 64
 _MOST_VOXELS = 300_000  # that are learned from
-_CHUNK = 4096  # voxels: three members of 64 hidden units then take 3 MB
+_CHUNK = 4096  # voxels: five members of 64 hidden units then take 5 MB
 _BATCH = 1024
 _LEARNING_RATE = 2e-2
 _DECAY_POWER = 0.9

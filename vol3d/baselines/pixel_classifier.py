@@ -49,7 +49,7 @@ class PixelClassifier(nn.Module):
     ) -> None:
         super().__init__()
         self.channels, self.classes, self.recipe, self.context = channels, classes, recipe, context
-        count, around = recipe.count(channels), context.count(_told(classes))
+        count, around = recipe.count(channels), context.count(told_of(classes))
         self.first = Perceptrons(count, classes, members=members, hidden=hidden)
         self.second = Perceptrons(count + around, classes, members=members, hidden=hidden)
 
@@ -86,7 +86,7 @@ def _is_recipe(value: object) -> bool:
     return all(type(s) in {int, float} and _FINEST <= s <= _COARSEST for scales in lists for s in scales)
 
 
-def _told(classes: int) -> int:
+def told_of(classes: int) -> int:
     """How many class probabilities tell all of them."""
     return max(1, classes - 1)
 
@@ -122,8 +122,9 @@ def learn(
         said, apart = _answers_apart(first, maps, blocks[number])
         if on_first_stage is not None:
             on_first_stage(number, said)
-        contexts.append(FeatureMaps(said[: _told(classes)], scan.spacing_mm, CONTEXT, keep_bytes=share))
-        unseen.append(FeatureMaps(apart[: _told(classes)], scan.spacing_mm, CONTEXT))
+        contexts.append(FeatureMaps(said[: told_of(classes)], scan.spacing_mm, CONTEXT, keep_bytes=share))
+        unseen.append(FeatureMaps(apart[: told_of(classes)], scan.spacing_mm, CONTEXT))
+        del said, apart  # they take as much as the image, and more
     rows = rows.beside(unseen)
     del unseen
     classifiers = []
@@ -154,7 +155,7 @@ def classify(
     """Class probabilities, float32 (K, X, Y, Z). image: float32 (C, X, Y, Z). keep_bytes: see `learn`."""
     maps = FeatureMaps(image, spacing_mm, classifier.recipe, keep_bytes=keep_bytes / 2)
     said = _answers([classifier.first], maps, None, image.shape[1:], [None])[0]
-    context = FeatureMaps(said[: _told(classifier.classes)], spacing_mm, classifier.context)
+    context = FeatureMaps(said[: told_of(classifier.classes)], spacing_mm, classifier.context)
     return _answers([classifier.second], maps, context, image.shape[1:], [None])[0]
 
 
@@ -180,7 +181,7 @@ def _answers(
 
 def _answers_apart(first: Perceptrons, maps: FeatureMaps, blocks: Blocks) -> tuple[Tensor, Tensor]:
     """What a first stage says of every voxel, and what that member says of it that leaves it out; (K, X, Y, Z) each."""
-    said, apart = torch.empty((2, first.classes, *blocks.shape))
+    said, apart = (torch.empty((first.classes, *blocks.shape)) for _ in range(2))  # each is freed by itself
     for start, stop, features in maps.slabs():
         member = torch.from_numpy(blocks.within(start, stop).reshape(-1)).long()
         for whole, part in zip((said, apart), first.answer_apart(features.flatten(1), member), strict=True):

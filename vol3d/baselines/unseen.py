@@ -48,14 +48,14 @@ def learned_by(
 ) -> list[NDArray[np.int64]]:
     """For each member the labeled voxels that it learns from: all but those it leaves out.
 
-    A class that a member would then never have seen is not left out by it. left_out, labels: (N,), which member leaves
-    a voxel out and the voxel's class.
+    A class of which a member would then see less than half is not left out by it. left_out, labels: (N,), which member
+    leaves a voxel out and the voxel's class.
     """
     learned = []
     for member in range(members):
         kept = left_out != member
-        seen = np.bincount(labels[kept], minlength=classes) > 0
-        learned.append(np.flatnonzero(kept | ~seen[labels]))
+        seen, all_of = (np.bincount(some, minlength=classes) for some in (labels[kept], labels))
+        learned.append(np.flatnonzero(kept | (2 * seen < all_of)[labels]))
     return learned
 
 

@@ -68,6 +68,8 @@ class Spool:
             planes = int(note["planes"])
             if note["key"] == self._key and 0 <= planes <= self.shape[0]:
                 return min(planes, self._file.seek(0, os.SEEK_END) // self._plane_bytes)
+        with faults_named(self._output):
+            self._note.unlink(missing_ok=True)  # before it could speak of other planes
         return 0
 
 

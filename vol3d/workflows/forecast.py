@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,20 +23,23 @@ from vol3d.volume import Affine, Box
 from vol3d.workflows.allocator import keeps_freed_memory
 from vol3d.workflows.device import Device, exact, memory_bytes, pick_device
 from vol3d.workflows.large import array_bytes, bytes_left, is_too_large, plan_in_parts
-from vol3d.workflows.large_pixels import edge_of, parts_of
+from vol3d.workflows.large_pixels import disk_bytes, largest_part
 from vol3d.workflows.outputs import PredictOptions
 from vol3d.workflows.pixel_channels import classifying_bytes
 from vol3d.workflows.tiling import tile_plans, trained_patch
 
 Size = tuple[int, int, int]
 _PROGRAM_BYTES = 5e8
-_TRIED = 96  # voxels along an axis of the block that a pixel classifier is timed on
+_TRIED, _TRIED_IN_PARTS = 96, 128  # voxels along an axis of the block that a pixel classifier is timed on
 _WRITTEN_PER_SECOND = 4e7  # voxels of a label map, compressed
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What is to be expected. bytes: peak memory of the process. seconds: on this machine as busy as it is now."""
+    """What is to be expected. bytes: peak memory of the process. seconds: on this machine as busy as it is now.
+
+    disk: bytes beside the output, for a while.
+    """
 
     name: str
     shape: Size
@@ -47,6 +50,7 @@ class Forecast:
     bytes: float
     seconds: float
     device: str
+    disk: float = 0.0
 
     def lines(self) -> list[str]:
         """For people."""
@@ -56,7 +60,8 @@ class Forecast:
         return [
             f"{self.name}: {size} voxels, {way}",
             f"tiles: {self.tiles} of {tile}, {self.redundancy:.2f} voxels through the network for each of the scan",
-            f"memory: about {self.bytes / 1e9:.2g} GB",
+            f"memory: about {self.bytes / 1e9:.2g} GB"
+            + (f"; on disk, for a while, {self.disk / 1e9:.2g} GB beside the output" if self.disk else ""),
             f"time: about {minutes} on {self.device}, beside starting and reading (one tile was timed)",
         ]
 
@@ -94,11 +99,15 @@ def forecast(scan: str, bundle: ModelBundle, output: str, choice: PredictOptions
         first = _seconds(runner, tile, plan)
         later = first if len(plan.tiles) == 1 else _seconds(runner, tile, plan)
         seconds += first + later * (plan.voxels / tile.input.voxels - 1)
-    arrays, running = 0.0 if in_parts else array_bytes(scan, bundle), max(plan.bytes for plan in plans)
+    disk, arrays, running = 0.0, 0.0 if in_parts else array_bytes(scan, bundle), max(plan.bytes for plan in plans)
     if bundle.classifier is not None:
         spacing = affine.orientation.apply_spacing(affine.spacing).tolist()
         if in_parts:
-            seconds += _classifying_in_parts(bundle.classifier, shape, spacing, bytes_left(scan, choice))
+            a, b, c = spacing
+            asked = ByBox(bundle.classifier, shape, (a, b, c), _noise(bundle.classifier.channels))
+            part = largest_part(asked, bytes_left(scan, choice))
+            seconds += _classifying_in_parts(asked, part)
+            running, disk = max(running, asked.bytes_of(part)), disk_bytes(bundle.classifier, shape)
         else:
             seconds += _classifying(bundle.classifier, shape, spacing)
             running = max(running, classifying_bytes(bundle.classifier, shape))
@@ -117,6 +126,7 @@ def forecast(scan: str, bundle: ModelBundle, output: str, choice: PredictOptions
         held,
         seconds,
         device.name,
+        disk,
     )
 
 
@@ -137,22 +147,17 @@ def _classifying(classifier: PixelClassifier, shape: Size, spacing_mm: Sequence[
     return (time.perf_counter() - begin) * math.prod(shape) / math.prod(block)
 
 
-def _classifying_in_parts(
-    classifier: PixelClassifier, shape: Size, spacing_mm: Sequence[float], memory_bytes: float
-) -> float:
-    """As `_classifying`, part by part, with what lies around each of them; from a small part of noise."""
-    rng = np.random.default_rng(0)
-
-    def noise(channels: int, box: Box) -> NDArray[np.float32]:
-        return rng.random((channels, *box.size), dtype=np.float32)
-
-    a, b, c = spacing_mm
-    asked = ByBox(classifier, shape, (a, b, c), lambda box: noise(classifier.channels, box))
-    edge = edge_of(asked, memory_bytes)
-    x, y, z = (max(0, (n - _TRIED) // 2) for n in shape)
-    tried = Box((x, y, z), (_TRIED,) * 3).clip(shape)
+def _classifying_in_parts(asked: ByBox, part: Box) -> float:
+    """As `_classifying`, in parts of the size of `part`, each with what lies around it: from one that is no larger."""
+    size = tuple(min(n, _TRIED_IN_PARTS) for n in part.size)
+    x, y, z = ((n - m) // 2 for n, m in zip(asked.shape, size, strict=True))
+    tried = Box((x, y, z), size)
     begin = time.perf_counter()
     asked.first(tried)
-    asked.second(tried, lambda box: noise(asked.told, box))
-    taken = time.perf_counter() - begin
-    return taken * sum(asked.looked_at(box) for box in parts_of(shape, edge)) / asked.looked_at(tried)
+    asked.second(tried, _noise(asked.told))
+    return (time.perf_counter() - begin) * math.prod(asked.shape) / tried.voxels
+
+
+def _noise(channels: int) -> Callable[[Box], NDArray[np.float32]]:
+    rng = np.random.default_rng(0)
+    return lambda box: rng.random((channels, *box.size), dtype=np.float32)

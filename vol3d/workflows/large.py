@@ -57,6 +57,13 @@ def array_bytes(scan: str, bundle: ModelBundle) -> float:
     return voxels * (stored + 4.0 * bundle.network_channels + 2.0)
 
 
+def _said_bytes(scan: str, bundle: ModelBundle) -> float:
+    """What both stages of a pixel classifier say of a scan that is held in memory."""
+    if bundle.classifier is None:
+        return 0.0
+    return 8.0 * bundle.classifier.classes * math.prod(io.info(scan).get("shape", (0,)))
+
+
 def obstacle(scan: str, output: str, bundle: ModelBundle, choice: PredictOptions) -> str | None:
     """Why a scan cannot be predicted box by box; None where it can."""
     inside = [io.split_name(name)[0].suffix.lower() in {".h5", ".hdf5", ".hdf"} for name in (scan, output)]
@@ -78,11 +85,12 @@ def obstacle(scan: str, output: str, bundle: ModelBundle, choice: PredictOptions
 def is_too_large(scan: str, output: str, bundle: ModelBundle, choice: PredictOptions) -> bool:
     """Whether a scan has to be predicted box by box, since it does not fit into the memory that is allowed, or free.
 
-    Beside the arrays the program and one modest tile are counted; a small scan always fits. Raises `ResourceError`
+    Beside the arrays the program and one modest tile are counted, and what a pixel classifier says; a small scan always
+    fits. Raises `ResourceError`
     where a scan has to be predicted so and cannot.
     """
     arrays = array_bytes(scan, bundle)
-    needed = arrays + _PROGRAM_BYTES
+    needed = arrays + _PROGRAM_BYTES + _said_bytes(scan, bundle)
     allowed = io.available_memory() if choice.max_memory_gb is None else 1e9 * choice.max_memory_gb
     if arrays < _SMALL_BYTES or needed <= allowed:
         return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,14 +14,14 @@ from numpy.typing import NDArray
 
 from vol3d import io
 from vol3d.baselines.by_box import ByBox
-from vol3d.baselines.pixel_classifier import PixelClassifier, log_probabilities
+from vol3d.baselines.pixel_classifier import PixelClassifier, log_probabilities, told_of
 from vol3d.errors import ResourceError
 from vol3d.transforms import PreparedByBox
 from vol3d.transforms.crop import ReadByBox
 from vol3d.volume import Box
 from vol3d.workflows.listener import Listener
 
-_EDGES = (320, 256, 192, 128, 64)  # of the parts, in voxels; the larger, the less is computed twice
+_EDGES = (320, 256, 192, 128, 64)  # of the parts, in voxels; the larger, the less is read and smoothed twice
 _FIRST, _SECOND = "pixels-1", "pixels-2"
 
 
@@ -62,29 +63,30 @@ def with_channels(
     made. Raises `ResourceError` where the disk has no room for them.
     """
     if classifier is None:
+        _forget(output)
         yield prepared
         return
     asked = by_box(prepared, classifier)
-    edge = edge_of(asked, memory_bytes)
-    parts = list(parts_of(asked.shape, edge))
-    key = f"{key}-{edge}"
-    with (
-        io.block_file(output, _FIRST, key, (asked.told, *asked.shape)) as first,
-        io.block_file(output, _SECOND, key, (classifier.classes, *asked.shape)) as second,
-    ):
-        _require_room(output, first, second, len(parts))
-        if second.parts < len(parts):
-            work = 2 * len(parts)
-            _fill(first, parts, lambda box: asked.first(box).numpy(), lambda done: _tell(tell, done, work))
-            _fill(
-                second,
-                parts,
-                lambda box: log_probabilities(asked.second(box, first.read)).numpy(),
-                lambda done: _tell(tell, len(parts) + done, work),
-            )
+    parts = list(parts_of(asked.shape, max(largest_part(asked, memory_bytes).size)))
+    told = _Told(tell, 2 * len(parts))
+    with io.block_file(output, _SECOND, key, (classifier.classes, *asked.shape)) as second:
+        if second.missing_bytes:
+            with io.block_file(output, _FIRST, key, (asked.told, *asked.shape)) as first:
+                _require_room(output, first, second)
+                try:
+                    _fill(first, parts, lambda box: asked.first(box).numpy(), told)
+                    _fill(second, parts, lambda box: log_probabilities(asked.second(box, first.read)).numpy(), told)
+                except KeyboardInterrupt:
+                    tell.note("what the pixel classifier has said is kept; the same command goes on")
+                    raise
         io.forget_block_file(output, _FIRST)
         yield WithChannels(prepared, second)
-    io.forget_block_file(output, _SECOND)
+    _forget(output)
+
+
+def disk_bytes(classifier: PixelClassifier, shape: tuple[int, int, int]) -> float:
+    """What the answers take on disk for a while, about. shape: of the scan, as the network sees it."""
+    return 4.0 * (classifier.classes + told_of(classifier.classes)) * math.prod(shape)
 
 
 def by_box(prepared: PreparedByBox, classifier: PixelClassifier) -> ByBox:
@@ -94,13 +96,10 @@ def by_box(prepared: PreparedByBox, classifier: PixelClassifier) -> ByBox:
     return ByBox(classifier, (x, y, z), (a, b, c), prepared.read)
 
 
-def edge_of(asked: ByBox, memory_bytes: float) -> int:
-    """The edge of the largest parts that fit into the memory; the smallest where none does."""
-    for edge in _EDGES:
-        middle = tuple(max(0, (n - edge) // 2) for n in asked.shape)
-        if asked.bytes_of(Box(middle, (edge,) * 3).clip(asked.shape)) <= memory_bytes:
-            return edge
-    return _EDGES[-1]
+def largest_part(asked: ByBox, memory_bytes: float) -> Box:
+    """The largest part, in the middle of the volume, that fits into the memory; the smallest where none does."""
+    parts = [Box(tuple(max(0, (n - edge) // 2) for n in asked.shape), (edge,) * 3).clip(asked.shape) for edge in _EDGES]
+    return next((part for part in parts if asked.bytes_of(part) <= memory_bytes), parts[-1])
 
 
 def parts_of(shape: tuple[int, int, int], edge: int) -> Iterator[Box]:
@@ -109,22 +108,35 @@ def parts_of(shape: tuple[int, int, int], edge: int) -> Iterator[Box]:
         yield Box(start, (edge,) * 3).clip(shape)
 
 
+class _Told:
+    """Counts the parts that are done."""
+
+    def __init__(self, tell: Listener, total: int) -> None:
+        self._tell, self._done, self._total = tell, 0, total
+
+    def __call__(self) -> None:
+        self._tell.progress("pixel classifier", self._done, self._total, {})
+        self._done += 1
+
+
 def _fill(
-    file: io.BlockFile, parts: list[Box], make: Callable[[Box], NDArray[np.float32]], told: Callable[[int], None]
+    file: io.BlockFile, parts: list[Box], make: Callable[[Box], NDArray[np.float32]], told: Callable[[], None]
 ) -> None:
-    for number, box in enumerate(parts[file.parts :], file.parts):
-        told(number)
-        x, y, z = box.start
-        file.write((x, y, z), make(box))
+    """Write what is not there yet."""
+    for box in parts:
+        told()
+        if not file.has(box):
+            x, y, z = box.start
+            file.write((x, y, z), make(box))
 
 
-def _tell(tell: Listener, done: int, total: int) -> None:
-    tell.progress("pixel classifier", done, total, {})
+def _forget(output: str) -> None:
+    for name in (_FIRST, _SECOND):
+        io.forget_block_file(output, name)
 
 
-def _require_room(output: str, first: io.BlockFile, second: io.BlockFile, parts: int) -> None:
-    missing = (1 - first.parts / parts) * first.room if second.parts < parts else 0.0
-    missing += (1 - second.parts / parts) * second.room
+def _require_room(output: str, first: io.BlockFile, second: io.BlockFile) -> None:
+    missing = first.missing_bytes + second.missing_bytes
     folder = io.split_name(output)[0].resolve().parent
     free = shutil.disk_usage(folder).free
     if missing > free:
