@@ -57,9 +57,9 @@ def test_a_class_that_is_in_one_members_blocks_alone_is_learned_by_all():
     left_out, labels = np.array([0, 0, 0, 1, 1, 0], np.uint8), np.array([0, 2, 2, 0, 0, 2])
     first, second = learned_by(left_out, labels, 4, 2)
     assert first.tolist() == [1, 2, 3, 4, 5]
-    assert second.tolist() == [0, 1, 2, 5]
+    assert second.tolist() == [0, 1, 2, 3, 4, 5]
     almost = np.array([0, 1, 0, 1, 1, 0], np.uint8)
-    assert [rows.tolist() for rows in learned_by(almost, labels, 4, 2)] == [[1, 2, 3, 4, 5], [0, 2, 5]]
+    assert [rows.tolist() for rows in learned_by(almost, labels, 4, 2)] == [[1, 2, 3, 4, 5], [0, 2, 3, 4, 5]]
     every = learned_by(np.zeros(3, np.uint8), np.array([0, 1, 1]), 2, 2)
     assert [rows.tolist() for rows in every] == [[0, 1, 2], [0, 1, 2]]
 
