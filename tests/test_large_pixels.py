@@ -177,6 +177,7 @@ def test_a_full_disk_is_told_beforehand(tmp_path, monkeypatch):
         with_channels(fake(), drawn_classifier(), str(tmp_path / "out.h5"), "key", 1e9, Deaf()),
     ):
         pass
+    assert not list(tmp_path.iterdir())
 
 
 def test_parts_are_as_large_as_memory_allows():
@@ -239,6 +240,7 @@ def test_values_of_another_key_are_never_taken_for_ones_own(tmp_path):
     with io.block_file(out, "x", "b", shape) as file:  # dies when it has written, and before it has said so
         assert file.is_empty
         file._file.write(bytes(2 * 4 * 64**3))
+        assert not list(tmp_path.glob(".*.json"))
     with io.block_file(out, "x", "a", shape) as file:
         assert file.is_empty
         filled(file, values_of(shape), parts)

@@ -118,15 +118,21 @@ class BlockFile:
 def block_file(output: str, name: str, key: str, shape: tuple[int, ...]) -> Iterator[BlockFile]:
     """Values that are needed on the way to `output`, in a file beside it. key: of everything they depend on.
 
-    The file stays, and is what the next one with the same key begins with; `forget_block_file` removes it. Raises
-    `ResourceError` where the system refuses. Nobody else may write to it meanwhile: see `spooled`.
+    What was written stays, and is what the next one with the same key begins with; `forget_block_file` removes it.
+    Raises `ResourceError` where the system refuses. Nobody else may write to it meanwhile: see `spooled`.
     """
     path, note = beside(output, f".{name}")
     with faults_named(output):
         path.touch()
         file = path.open("r+b")
-    with file:
-        yield BlockFile(file, note, output, key, shape)
+    values: BlockFile | None = None
+    try:
+        with file:
+            values = BlockFile(file, note, output, key, shape)
+            yield values
+    finally:
+        if values is not None and values.is_empty:
+            forget_block_file(output, name)
 
 
 def forget_block_file(output: str, name: str) -> None:
