@@ -18,7 +18,7 @@ from vol3d.baselines.pixel_classifier import PixelClassifier, classify
 from vol3d.errors import ResourceError
 from vol3d.volume import Affine, Box, Volume
 from vol3d.workflows.large import is_too_large, predict_large
-from vol3d.workflows.large_pixels import largest_part, parts_of, with_channels
+from vol3d.workflows.large_pixels import largest_part, parts_of, piece_bytes, with_channels
 from vol3d.workflows.outputs import PredictOptions
 
 SHAPE = (90, 70, 66)
@@ -44,7 +44,7 @@ def test_a_classifier_says_in_parts_what_it_says_at_once(spacing_mm, classes):
     classifier = drawn_classifier(classes)
     image = torch.from_numpy(np.random.default_rng(0).normal(size=(1, *SHAPE)).astype(np.float32))
     whole = classify(classifier, image, spacing_mm)
-    asked = ByBox(classifier, SHAPE, spacing_mm, lambda box: image[(slice(None), *box.slices())].numpy())
+    asked = ByBox(classifier, SHAPE, spacing_mm, lambda box: image[(slice(None), *box.slices())].numpy(), 5e6)
     first = torch.full((asked.told, *SHAPE), torch.nan)
     boxes = list(parts_of(SHAPE, 64))
     assert len(boxes) == 8
@@ -187,6 +187,10 @@ def test_parts_are_as_large_as_memory_allows():
     assert edges[0] == 64
     assert edges[-1] == 320
     assert edges[1] < edges[2]
+    assert [piece_bytes(memory) for memory in (1e6, 4e8, 1e11)] == [4e6, 2e7, 64e6]
+    assert ByBox(asked.classifier, asked.shape, (1.0, 1.0, 1.0), asked.image, 4e6).bytes_of(
+        Box((0, 0, 0), (64, 64, 64))
+    ) < asked.bytes_of(Box((0, 0, 0), (64, 64, 64)))
     parts = list(parts_of((100, 64, 130), 64))
     assert sum(part.voxels for part in parts) == 100 * 64 * 130
     assert parts[-1] == Box((64, 0, 128), (36, 64, 2))

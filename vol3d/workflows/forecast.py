@@ -23,7 +23,7 @@ from vol3d.volume import Affine, Box
 from vol3d.workflows.allocator import keeps_freed_memory
 from vol3d.workflows.device import Device, exact, memory_bytes, pick_device
 from vol3d.workflows.large import array_bytes, bytes_left, is_too_large, plan_in_parts
-from vol3d.workflows.large_pixels import disk_bytes, largest_part
+from vol3d.workflows.large_pixels import disk_bytes, largest_part, piece_bytes
 from vol3d.workflows.outputs import PredictOptions
 from vol3d.workflows.pixel_channels import classifying_bytes
 from vol3d.workflows.tiling import tile_plans, trained_patch
@@ -81,6 +81,7 @@ def forecast(scan: str, bundle: ModelBundle, output: str, choice: PredictOptions
     device = exact(pick_device(choice.device))
     network = bundle.build(device.name)
     in_parts = is_too_large(scan, output, bundle, choice)
+    left = bytes_left(scan, choice) if in_parts else 0.0  # before a tile is run
     affine = Affine(np.asarray(facts["affine"]))
     x, y, z = facts["shape"]
     shape = Preprocessing.from_json(bundle.preprocessing).shape_of(affine, (x, y, z))
@@ -104,8 +105,8 @@ def forecast(scan: str, bundle: ModelBundle, output: str, choice: PredictOptions
         spacing = affine.orientation.apply_spacing(affine.spacing).tolist()
         if in_parts:
             a, b, c = spacing
-            asked = ByBox(bundle.classifier, shape, (a, b, c), _noise(bundle.classifier.channels))
-            part = largest_part(asked, bytes_left(scan, choice))
+            asked = ByBox(bundle.classifier, shape, (a, b, c), _noise(bundle.classifier.channels), piece_bytes(left))
+            part = largest_part(asked, left)
             seconds += _classifying_in_parts(asked, part)
             running, disk = max(running, asked.bytes_of(part)), disk_bytes(bundle.classifier, shape)
         else:

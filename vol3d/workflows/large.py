@@ -22,7 +22,7 @@ from vol3d.transforms import PreparedByBox, Preprocessing
 from vol3d.transforms.boxes import stored_box
 from vol3d.version import __version__
 from vol3d.volume import Affine, Box, Volume
-from vol3d.workflows.allocator import keeps_freed_memory
+from vol3d.workflows.allocator import freed_memory_kept
 from vol3d.workflows.device import Device, exact, memory_bytes, pick_device
 from vol3d.workflows.large_pixels import with_channels
 from vol3d.workflows.listener import Listener
@@ -112,7 +112,6 @@ def predict_file(
     return predict(scan, bundle, output, options=choice, listener=tell)
 
 
-@keeps_freed_memory
 def predict_large(
     scan: str, bundle: ModelBundle, output: str, choice: PredictOptions, tell: Listener
 ) -> LargePrediction:
@@ -158,8 +157,9 @@ def predict_large(
                 progress=lambda done, total: tell.progress("predicting", done, total, {}),
             )
             try:
-                for slab in slabs if before < spool.shape[0] else ():
-                    spool.append(bundle.labels.decode(slab.values.argmax(axis=0)))
+                with freed_memory_kept():
+                    for slab in slabs if before < spool.shape[0] else ():
+                        spool.append(bundle.labels.decode(slab.values.argmax(axis=0)))
             except KeyboardInterrupt:
                 tell.note(
                     f"{source.name}: {spool.planes} of {spool.shape[0]} planes are kept; the same command goes on"

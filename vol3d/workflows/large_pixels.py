@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vol3d import io
-from vol3d.baselines.by_box import ByBox
+from vol3d.baselines.by_box import PIECE_BYTES, ByBox
 from vol3d.baselines.pixel_classifier import PixelClassifier, log_probabilities, told_of
 from vol3d.errors import ResourceError
 from vol3d.transforms import PreparedByBox
@@ -22,6 +22,7 @@ from vol3d.volume import Box
 from vol3d.workflows.listener import Listener
 
 _EDGES = (320, 256, 192, 128, 64)  # of the parts, in voxels; the larger, the less is read and smoothed twice
+_PIECE_SHARE, _LEAST_PIECE = 0.05, 4e6
 _FIRST, _SECOND = "pixels-1", "pixels-2"
 
 
@@ -66,7 +67,7 @@ def with_channels(
         _forget(output)
         yield prepared
         return
-    asked = by_box(prepared, classifier)
+    asked = by_box(prepared, classifier, memory_bytes)
     parts = list(parts_of(asked.shape, max(largest_part(asked, memory_bytes).size)))
     told = _Told(tell, 2 * len(parts))
     with io.block_file(output, _SECOND, key, (classifier.classes, *asked.shape)) as second:
@@ -89,11 +90,16 @@ def disk_bytes(classifier: PixelClassifier, shape: tuple[int, int, int]) -> floa
     return 4.0 * (classifier.classes + told_of(classifier.classes)) * math.prod(shape)
 
 
-def by_box(prepared: PreparedByBox, classifier: PixelClassifier) -> ByBox:
+def by_box(prepared: PreparedByBox, classifier: PixelClassifier, memory_bytes: float) -> ByBox:
     """A classifier that is asked about a scan which is read box by box."""
     _, x, y, z = prepared.shape
     a, b, c = prepared.affine.spacing.tolist()
-    return ByBox(classifier, (x, y, z), (a, b, c), prepared.read)
+    return ByBox(classifier, (x, y, z), (a, b, c), prepared.read, piece_bytes(memory_bytes))
+
+
+def piece_bytes(memory_bytes: float) -> float:
+    """What a classifier's features may take of the memory."""
+    return max(_LEAST_PIECE, min(PIECE_BYTES, _PIECE_SHARE * memory_bytes))
 
 
 def largest_part(asked: ByBox, memory_bytes: float) -> Box:
