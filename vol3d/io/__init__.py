@@ -7,7 +7,7 @@ May import `volume` and `errors`, NumPy, nibabel, h5py and SimpleITK (each when 
 from typing import TYPE_CHECKING, Any
 
 from vol3d.io import atomic
-from vol3d.io.blocks import BLOCK, BlockFile, block_file, forget_block_file
+from vol3d.io.blocks import BlockFile, block_file, forget_block_file
 from vol3d.io.budget import available_memory, resident_bytes
 from vol3d.io.digest import sha256
 from vol3d.io.hdf5_boxes import StoredScan, opened_scan
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from vol3d.io.monai_reader import HDF5Reader
 
 __all__ = [
-    "BLOCK",
     "BlockFile",
     "HDF5Reader",
     "Spool",

@@ -20,19 +20,17 @@ from vol3d.io import atomic
 from vol3d.io.spool import beside, faults_named
 from vol3d.volume import Box
 
-BLOCK = 64  # voxels along an axis that lie together on disk, at most
+_BLOCK = 64  # voxels along an axis that lie together on disk, at most
 _ITEM = 4
 
 
 class BlockFile:
     """float32 values (C, X, Y, Z) in blocks of 64³ voxels. shape: (C, X, Y, Z)."""
 
-    ndim = 4
-
     def __init__(self, file: BufferedRandom, note: Path, output: str, key: str, shape: tuple[int, ...]) -> None:
         self._file, self._note, self._output, self._key = file, note, output, key
         self.shape = shape
-        x, y, z = (min(BLOCK, n) for n in shape[1:])
+        x, y, z = (min(_BLOCK, n) for n in shape[1:])
         self._edges = (x, y, z)
         self._counts = tuple(-(-n // edge) for n, edge in zip(shape[1:], self._edges, strict=True))
         self._block_bytes = shape[0] * math.prod(self._edges) * _ITEM
@@ -68,9 +66,9 @@ class BlockFile:
                 padded[(slice(None), *Box((0, 0, 0), inside.size).slices())] = values[(slice(None), *inside.slices())]
                 self._file.seek(number * self._block_bytes)
                 self._file.write(padded.data)
-                self._there[number] = True
             self._file.flush()
             os.fsync(self._file.fileno())
+            self._there[[number for number, _ in self._blocks(box)]] = True
             told = {"key": self._key, "there": np.packbits(self._there).tobytes().hex()}
             with atomic.replace(self._note) as temporary:
                 temporary.write_text(json.dumps(told), encoding="utf-8")

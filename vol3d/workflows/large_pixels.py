@@ -67,7 +67,7 @@ def with_channels(
         _forget(output)
         yield prepared
         return
-    asked = by_box(prepared, classifier, memory_bytes)
+    asked = _by_box(prepared, classifier, memory_bytes)
     parts = list(parts_of(asked.shape, max(largest_part(asked, memory_bytes).size)))
     told = _Told(tell, 2 * len(parts))
     with io.block_file(output, _SECOND, key, (classifier.classes, *asked.shape)) as second:
@@ -90,7 +90,7 @@ def disk_bytes(classifier: PixelClassifier, shape: tuple[int, int, int]) -> floa
     return 4.0 * (classifier.classes + told_of(classifier.classes)) * math.prod(shape)
 
 
-def by_box(prepared: PreparedByBox, classifier: PixelClassifier, memory_bytes: float) -> ByBox:
+def _by_box(prepared: PreparedByBox, classifier: PixelClassifier, memory_bytes: float) -> ByBox:
     """A classifier that is asked about a scan which is read box by box."""
     _, x, y, z = prepared.shape
     a, b, c = prepared.affine.spacing.tolist()
