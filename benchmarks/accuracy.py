@@ -41,8 +41,9 @@ PARTS = {
     "nothing held out": ["training.hold_out_every=0"],
     "with soft Dice": ["loss.dice=1"],
     "float32": ["training.precision=float32"],
-    "width 12": ["network.width=12"],
-    "width 24": ["network.width=24"],
+    "3-D network": ["network.plan=unet", "network.dimensions=3"],
+    "width 12": ["network.plan=unet", "network.width=12"],
+    "width 24": ["network.plan=unet", "network.width=24"],
 }
 
 

@@ -2,8 +2,8 @@
 
     python benchmarks/inference.py [--shape 192,160,144] [--parts sliding matrix planner]
 
-sliding: the network that `vol3d train` plans on a CPU, with drawn weights and statistics of BatchNorm from the image,
-goes through one volume: by `predict_slabs`, as `vol3d predict` does it, and by `monai.inferers.SlidingWindowInferer`
+sliding: the small 3-D network (`vol3d train --dimensions 3`), with drawn weights and BatchNorm's statistics from the
+image, goes through one volume: by `predict_slabs`, as `vol3d predict` does it, and by `monai.inferers.SlidingWindowInferer`
 (Gaussian blending, overlap 0.25) with windows of 48 (the training patch) and 96 voxels. Every row is a process of its
 own; its memory is what the resident size of the process grew by. Seam error: the largest difference of a class
 probability to one pass over the whole volume. matrix: the paper's 3D U-Net on one tile of 132×132×116, in GFLOP/s,
@@ -27,7 +27,7 @@ import torch
 from side_by_side import keep, seconds, show
 from torch.utils.flop_counter import FlopCounterMode
 
-from vol3d.config import Config, UNetConfig
+from vol3d.config import UNetConfig, parse_config
 from vol3d.inference import bytes_per_voxel, plan_for, predict_slabs, whole_pass
 from vol3d.inference.forward import Runner
 from vol3d.inference.planning import plan_tiles
@@ -35,6 +35,7 @@ from vol3d.networks import Network, build, reestimate
 from vol3d.workflows.device import Device
 from vol3d.workflows.plan import Grid, make_plan
 
+THREE = {"network": {"plan": "unet", "dimensions": 3}}
 TILE, VOLUME = (132, 132, 116), (256, 256, 200)
 WINDOWS = {"MONAI, window 48": 48, "MONAI, window 96": 96}
 OURS = "vol3d"
@@ -46,7 +47,7 @@ def scene(shape: tuple[int, ...]) -> tuple[Network, np.ndarray]:
     rng = np.random.default_rng(0)
     axes = np.meshgrid(*[np.sin(np.linspace(0, n / 9, n, dtype=np.float32)) for n in shape], indexing="ij")
     image = (sum(axes) + 0.3 * rng.normal(size=shape)).astype(np.float32)[None]
-    plan = make_plan(Config(), [Grid(shape, (1.0, 1.0, 1.0))], 1, ("a", "b", "c"), Device("cpu"))
+    plan = make_plan(parse_config(THREE), [Grid(shape, (1.0, 1.0, 1.0))], 1, ("a", "b", "c"), Device("cpu"))
     network = build(plan.network, 1, 3, generator=torch.Generator().manual_seed(0))
     reestimate(network, [torch.from_numpy(image[None, :, :n, :n, :n].copy()) for n in (48, 64)])
     return network.eval(), image

@@ -2,8 +2,8 @@
 
     python benchmarks/training_step.py [--device cpu|cuda]
 
-On a CPU the network that `vol3d train` plans for the embedded sample; on a GPU the paper's 3D U-Net. pipeline: drawing,
-warping and intensities included, over a step on a batch that is there already, by turns. peers: MONAI's BasicUNet and
+On a CPU the small 3-D network (`vol3d train --dimensions 3`) on the embedded sample; on a GPU the paper's 3D U-Net.
+pipeline: drawing, warping and intensities included, over a step on a batch that is there already, by turns. peers: MONAI's BasicUNet and
 DynUNet and nnU-Net's PlainConvUNet (left out where it is not installed), one AdamW step under cross entropy on random
 patches of the same size, in GFLOP/s of convolutions (forward and backward, as counted by PyTorch); networks differ in
 size, so what is compared is the time of the same work. The ratio is the best peer's seconds per GFLOP over vol3d's.
@@ -34,6 +34,7 @@ from vol3d.workflows.processes import open_fabric
 from vol3d.workflows.stages import fit_settings
 
 SAMPLES = Path(__file__).parent.parent / "data_samples"
+THREE = {"network": {"plan": "unet", "dimensions": 3}}
 STEPS, TURNS = 12, 3
 
 
@@ -49,7 +50,7 @@ class Fixed:
 
 def ours(device_name: str):
     """The planned network on the embedded sample, and what a step of it takes."""
-    config: Config = parse_config({"labels": {"unlabeled": 3}, "pixel_classifier": {"use": "no"}})
+    config: Config = parse_config({"labels": {"unlabeled": 3}, "pixel_classifier": {"use": "no"}, **THREE})
     files = gather([str(SAMPLES / "scan.nii.gz")], [str(SAMPLES / "scan_sparse.nii.gz")], [])
     cases, meaning = load(files, config, Preprocessing(**config.preprocess.model_dump()), Quiet())
     device = pick_device(device_name)

@@ -11,7 +11,7 @@ import vol3d
 from vol3d import io
 from vol3d.bundle import ModelBundle
 from vol3d.cli.main import main
-from vol3d.config import AugmentConfig, InferenceConfig, PlannedNetwork, parse_config
+from vol3d.config import AugmentConfig, InferenceConfig, parse_config
 from vol3d.errors import ConfigError, LabelError, ModelError, ResourceError
 from vol3d.metrics.instances import instance_scores
 from vol3d.transforms import Preprocessing
@@ -25,7 +25,7 @@ from vol3d.workflows.listener import Quiet
 from vol3d.workflows.objects import decide_objects
 from vol3d.workflows.patches import PatchCutter, TrainingCase
 from vol3d.workflows.plan import Grid, make_plan
-from vol3d.workflows.planned import small_network
+from vol3d.workflows.planned import SizedNetwork, small_network
 from vol3d.workflows.targets import decide_targets
 from vol3d.workflows.tiling import tile_plans, trained_patch
 
@@ -357,6 +357,33 @@ def test_planes_follow_the_voxels(grid, planes):
     assert parse_config(plan.config.to_json()) == plan.config
 
 
+@pytest.mark.parametrize(
+    ("config", "spacing", "painted", "dimensions", "planes"),
+    [
+        ({}, (1.0, 1.0, 1.0), (), 2, (0, 1, 2)),  # scribbles
+        ({}, (1.0, 1.0, 1.0), {2, 0}, 2, (0, 2)),
+        ({}, (1.0, 1.0, 5.0), {2, 0}, 2, (2,)),
+        ({}, (1.0, 1.0, 5.0), {0}, 3, ()),  # no slice that a 2-D network could look at
+        ({"network": {"plan": "unet", "dimensions": 3}}, (1.0, 1.0, 1.0), {2}, 3, ()),
+        ({"network": {"plan": "unet", "dimensions": 2}}, (1.0, 1.0, 5.0), {0}, 2, (2,)),
+        ({"sampling": {"patch_size": [32, 32, 32]}}, (1.0, 1.0, 1.0), {2}, 3, ()),
+        ({"sampling": {"patch_size": [32, 32]}}, (1.0, 1.0, 1.0), {2}, 2, (2,)),
+        ({"sampling": {"planes": ["y"]}}, (1.0, 1.0, 1.0), {2}, 2, (1,)),
+        ({"task": "instances"}, (1.0, 1.0, 1.0), {2}, 3, ()),
+    ],
+)
+def test_dimensions_follow_what_is_painted(config, spacing, painted, dimensions, planes):
+    plan = make_plan(parse_config(config), [Grid((64, 64, 40), spacing)], 1, ("a", "b"), CPU, painted)
+    assert (plan.network.dimensions, plan.planes) == (dimensions, planes)
+    again = make_plan(parse_config(plan.config.to_json()), [Grid((64, 64, 40), spacing)], 1, ("a", "b"), CPU, ())
+    assert (again.network, again.planes, again.patch) == (plan.network, plan.planes, plan.patch)
+
+
+def test_a_gpu_gets_the_paper_network():
+    plan = make_plan(parse_config({}), GRID, 1, ("a", "b"), Device("cuda:0", "bf16"), {2})
+    assert (plan.network.dimensions, plan.patch) == (3, (132, 132, 116))
+
+
 def test_planes_are_named_by_the_axes_of_the_file():
     config = parse_config({"network": {"plan": "unet", "dimensions": 2}, "sampling": {"planes": ["z"]}})
     turned = [Grid((64, 64, 20), (1.0, 1.0, 1.0), (2, 0, 1))]
@@ -369,7 +396,7 @@ def test_planes_are_named_by_the_axes_of_the_file():
 
 
 def test_planes_are_for_2d_networks():
-    config = parse_config({"sampling": {"planes": ["z"]}})
+    config = parse_config({"network": {"plan": "unet", "dimensions": 3}, "sampling": {"planes": ["z"]}})
     with pytest.raises(ConfigError, match="2 dimensions"):
         make_plan(config, GRID, 1, ("a", "b"), CPU)
     with pytest.raises(ConfigError, match="expected 2 sizes"):
@@ -386,7 +413,7 @@ def test_planes_are_for_2d_networks():
 @pytest.mark.parametrize("dimensions", [2, 3])
 def test_a_coarse_axis_is_not_strided_first(kind, dimensions):
     spacing = (1.0, 4.0) if dimensions == 2 else (1.0, 1.0, 4.0)
-    network = small_network(PlannedNetwork(plan=kind, dimensions=dimensions, width=8), (64,) * dimensions, spacing)
+    network = small_network(SizedNetwork(kind, dimensions, 8), (64,) * dimensions, spacing)
     assert network.total_stride[-1] < network.total_stride[0]
 
 
@@ -530,7 +557,7 @@ def test_planes_stay_open_where_files_are_stored_differently():
 
 def test_too_small_a_patch_is_no_other_network():
     with pytest.raises(ConfigError, match="needs two levels"):
-        small_network(PlannedNetwork(plan="unet_plus_plus"), (7, 7, 7), (1.0, 1.0, 1.0))
+        small_network(SizedNetwork("unet_plus_plus", 3), (7, 7, 7), (1.0, 1.0, 1.0))
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ import pytest
 from workflow_parts import TINY, UNLABELED, balls, painted, write_case, write_config
 
 import vol3d
-from vol3d.config import Config, LabelsConfig, PlannedNetwork
+from vol3d.config import Config, LabelsConfig
 from vol3d.errors import ConfigError, GeometryError, LabelError, ModelError
 from vol3d.report import read_metrics
 from vol3d.transforms import Preprocessing
@@ -23,7 +23,7 @@ from vol3d.volume import Affine, Volume
 from vol3d.workflows.cases import TrainingFiles, load
 from vol3d.workflows.labels import decide, parse_annotated_slices
 from vol3d.workflows.listener import Quiet
-from vol3d.workflows.planned import Grid, small_network, small_patch
+from vol3d.workflows.planned import Grid, SizedNetwork, small_network, small_patch
 from vol3d.workflows.settings import settle
 from vol3d.workflows.unlike import intensities_unlike_training
 
@@ -508,7 +508,7 @@ def test_check_states_the_evidence_about_zero():
 )
 def test_planned_patches_fit_scan_and_network(shape, spacing):
     patch = small_patch(Grid(shape, spacing), 48**3)
-    network = small_network(PlannedNetwork(), patch, spacing)
+    network = small_network(SizedNetwork("unet", 3), patch, spacing)
     assert all(1 <= p <= n for p, n in zip(patch, shape, strict=True))
     assert np.prod(patch) <= 1.2 * 48**3
     for axis in range(3):

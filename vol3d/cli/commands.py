@@ -94,6 +94,7 @@ def predict(options: Namespace) -> int:
         tile=tuple(options.tile) if options.tile else None,
         max_memory_gb=parse_memory(options.max_memory) if options.max_memory else None,
         device=options.device,
+        precision=options.precision,
         overwrite=options.overwrite,
         preview=not options.no_preview,
         prune=options.prune,

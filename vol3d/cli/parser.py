@@ -118,7 +118,12 @@ def _train(parser: Parser) -> None:
     _reading(parser)
     parser.add_argument("--task", choices=TASKS, help="what to learn (default: semantic, a class for every voxel)")
     parser.add_argument("--network", choices=NETWORKS, help="a kind of network, sized for the data (default: unet)")
-    parser.add_argument("--dimensions", type=int, choices=[2, 3], help="a 2-D network goes slice by slice (default: 3)")
+    parser.add_argument(
+        "--dimensions",
+        type=int,
+        choices=[2, 3],
+        help="a 2-D network goes slice by slice (default: 2 on a CPU, 3 on a GPU)",
+    )
     parser.add_argument("--planes", nargs="+", choices=["x", "y", "z"], help="axes across which a 2-D network goes")
     parser.add_argument("--width", type=count(1), metavar="N", help="channels of the network's finest level")
     length = parser.add_mutually_exclusive_group()
@@ -165,6 +170,12 @@ def _predict(parser: Parser) -> None:
         "--max-memory", metavar="SIZE", help="memory to plan with, such as 8GB; a scan that takes more goes in parts"
     )
     parser.add_argument("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or cuda:N (default: auto)")
+    parser.add_argument(
+        "--precision",
+        choices=["float32", "bf16", "int8"],
+        default="float32",
+        help="bf16 and int8 are quicker, and used if they give float32's labels on parts of the scan",
+    )
     parser.add_argument("--no-preview", action="store_true", help="write no PNG beside the label map")
     parser.add_argument("--dry-run", action="store_true", help="tell memory and time, and stop")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")

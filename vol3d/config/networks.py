@@ -258,11 +258,14 @@ class MonaiConfig(Section):
 
 
 class PlannedNetwork(Section):
-    """A network whose sizes are planned from the data and the device. width: channels of the finest level."""
+    """A network whose sizes are planned from the data and the device. width: channels of the finest level.
+
+    dimensions: null is planned too, 2 on a CPU and 3 on a GPU for classes of voxels, else 3.
+    """
 
     kind: Literal["planned"] = "planned"
     plan: NetworkKind = "unet"
-    dimensions: Dimensions = 3
+    dimensions: Dimensions | None = None
     width: Count | None = None
 
 

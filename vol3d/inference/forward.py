@@ -142,8 +142,7 @@ class Runner:
             block = crop(self.image, box).to(self.device, self.dtype)
             return block.flip(flipped) if flipped else block
         wanted = np.float64 if self.dtype == torch.float64 else np.float32
-        found = crop(self.image, box) if isinstance(self.image, np.ndarray) else crop_read(self.image, box)
-        turned = np.flip(found, tuple(flipped))
+        turned = np.flip(_voxels(self.image, box), tuple(flipped))
         values = torch.from_numpy(np.ascontiguousarray(turned, dtype=wanted))
         if self.device.type == "cuda":
             return values.pin_memory().to(self.device, non_blocking=True)
@@ -175,6 +174,21 @@ class Runner:
         if self.autocast is None:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.autocast)
+
+
+def read_batch(image: Image, box: Box, seen: tuple[int, ...]) -> Tensor:
+    """A part of an image (C, X, Y, Z) as a network takes it: float32 (N, C, *S) on the CPU.
+
+    seen: the axes that the network sees; planes across the others are the batch. Beyond the border it is mirrored.
+    """
+    if isinstance(image, Tensor):
+        return _to_batch(crop(image, box).float().cpu(), seen).contiguous()
+    block = np.ascontiguousarray(_voxels(image, box), dtype=np.float32)
+    return _to_batch(torch.from_numpy(block), seen).contiguous()
+
+
+def _voxels(image: NDArray[Any] | ReadByBox, box: Box) -> NDArray[Any]:
+    return crop(image, box) if isinstance(image, np.ndarray) else crop_read(image, box)
 
 
 def softmax(logits: Tensor, temperature: float, dim: int) -> Tensor:

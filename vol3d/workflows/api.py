@@ -11,6 +11,7 @@ from vol3d.errors import ConfigError
 from vol3d.workflows.case_evaluations import CaseEvaluations
 from vol3d.workflows.check import Check
 from vol3d.workflows.check import check as _check
+from vol3d.workflows.device import PredictPrecision
 from vol3d.workflows.evaluate import AnyEvaluation, Scoring, evaluate_task
 from vol3d.workflows.evaluate_cases import evaluate_cases, is_several
 from vol3d.workflows.evaluations import (
@@ -129,6 +130,7 @@ def predict(  # noqa: PLR0913  keyword arguments of a verb
     prune: int | None = None,
     max_memory_gb: float | None = None,
     device: str = "auto",
+    precision: PredictPrecision = "float32",
     channel: int | None = None,
     nan: float | None = None,
     overwrite: bool = False,
@@ -141,7 +143,8 @@ def predict(  # noqa: PLR0913  keyword arguments of a verb
     run folder, or None for the newest run under ./runs. prune: of a U-Net++, how deep it goes. uncertainty:
     also where the answers are unsure. keep_drawn: True, or the labels that were drawn on the scan: they stand as drawn;
     provenance: also write which voxels those are. unlabeled: codes of those labels that mean nobody drew a voxel; None:
-    as in the run. Returns a `Prediction`; its `codes` are (X, Y, Z): class codes, object numbers or values, as the
+    as in the run. precision: float32; bf16 or int8 are quicker, and used where they give 99.9 % of float32's labels on
+    parts of the scan. Returns a `Prediction`; its `codes` are (X, Y, Z): class codes, object numbers or values, as the
     model's task has it.
     """
     from vol3d.workflows.outputs import PredictOptions
@@ -159,6 +162,7 @@ def predict(  # noqa: PLR0913  keyword arguments of a verb
         prune=prune,
         max_memory_gb=max_memory_gb,
         device=device,
+        precision=precision,
         overwrite=overwrite,
         preview=preview,
         data=DataConfig(channel=channel, nan=nan),

@@ -10,6 +10,7 @@ from vol3d.errors import ConfigError, ResourceError
 from vol3d.io import available_memory
 
 Precision = Literal["float32", "bf16", "fp16"]
+PredictPrecision = Literal["float32", "bf16", "int8"]  # what may be asked for; see `workflows.precision`
 _SHARE = 0.6
 
 

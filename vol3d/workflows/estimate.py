@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from vol3d.workflows.device import Device
     from vol3d.workflows.plan import Plan
 
+_TRAINING_SHARE = 0.75  # of a time budget; the rest is for the pixel classifier, validations and the end
 _BACKWARD = 3.0  # a training step costs about three forward passes
 _COPIES = {"adamw": 4, "sgd": 3}  # weights, gradients and what the optimiser keeps
 
@@ -21,14 +22,14 @@ _COPIES = {"adamw": 4, "sgd": 3}  # weights, gradients and what the optimiser ke
 def plan_lines(plan: Plan) -> list[str]:
     """The plan in words, a line each."""
     network = build(plan.network, plan.channels, plan.outputs)
-    training = plan.config.training
-    seconds = step_seconds(plan)
+    training, found = plan.config.training, plan.forecast
+    seconds = step_seconds(plan) if found is None else found.seconds
     geometry = plan.geometry
     if training.iterations is not None:
         length = f"{training.iterations} iterations, about {_clock(training.iterations * seconds)}"
     else:
         budget = training.time_budget_s or 0.0
-        length = f"{_clock(budget)} time budget, about {max(1, int(budget / seconds))} iterations"
+        length = f"{_clock(budget)} time budget, about {max(1, int(_TRAINING_SHARE * budget / seconds))} iterations"
     margin = "" if geometry.padded else f"; valid input sizes {', '.join(_rules(plan))}"
     return [
         f"network: {describe(plan.network)}{_across(plan)}",
@@ -39,9 +40,19 @@ def plan_lines(plan: Plan) -> list[str]:
         f"margin: {_times(geometry.margin)}; total stride: {_times(geometry.total_stride)}{margin}",
         f"tile in → out: {_times(plan.patch)} → {_times(plan.output)}, batch of {plan.batch_size}",
         f"arithmetic: {flops(network, plan.patch) / 1e9:.1f} GFLOP forward per patch",
-        f"memory of training: about {training_bytes(plan) / 1e9:.1f} GB on {plan.device.name}, {plan.device.precision}",
-        f"time: {length} ({seconds:.2f} s per iteration, estimated from this device's speed)",
+        f"memory: {_memory(plan)}",
+        f"time: {length} ({seconds:.2g} s per iteration, "
+        + ("estimated from this device's speed)" if found is None else "measured)"),
     ]
+
+
+def _memory(plan: Plan) -> str:
+    if plan.forecast is None:
+        return f"about {training_bytes(plan) / 1e9:.1f} GB on {plan.device.name}, {plan.device.precision}"
+    told = f"about {plan.forecast.bytes / 1e9:.2g} GB"
+    if plan.forecast.device_bytes is None:
+        return f"{told}, {plan.device.precision}"
+    return f"{told}, and {plan.forecast.device_bytes / 1e9:.2g} GB on {plan.device.name}, {plan.device.precision}"
 
 
 def describe(network: AnyNetworkConfig) -> str:

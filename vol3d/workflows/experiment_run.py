@@ -104,10 +104,10 @@ class RowListener:
 
 
 def base_variant(config: Config) -> Variant:
-    """The configured network as a variant."""
+    """The configured network as a variant; a planned one has 3 dimensions, as in the paper, unless they are given."""
     network = config.network or PlannedNetwork()
     if isinstance(network, PlannedNetwork):
-        return Variant(network.dimensions, True)
+        return Variant(network.dimensions or 3, True)
     norm = getattr(network, "normalization", None)
     return Variant(network.dimensions, {"batch": True, "none": False}.get(str(norm)))
 

@@ -27,7 +27,8 @@ from vol3d.workflows.device import Device, exact, memory_bytes, pick_device
 from vol3d.workflows.large_pixels import with_channels
 from vol3d.workflows.listener import Listener
 from vol3d.workflows.outputs import PredictOptions
-from vol3d.workflows.predict import Prediction, predict
+from vol3d.workflows.precision import Trial, tried
+from vol3d.workflows.predict import Prediction, predict, require_possible
 from vol3d.workflows.scan import as_learned, require_channels
 from vol3d.workflows.tiling import tile_plans, trained_patch
 from vol3d.workflows.unlike import intensities_unlike_training, unlike_training
@@ -40,11 +41,15 @@ _PREVIEW_VOXELS = 4_000_000
 
 @dataclass(frozen=True)
 class LargePrediction:
-    """path: the label map. preview: the picture, of every n-th voxel, or None. planes_before: found from earlier."""
+    """path: the label map. preview: the picture, of every n-th voxel, or None. planes_before: found from earlier.
+
+    trial: how another precision than float32 did, None where none was asked for.
+    """
 
     path: str
     preview: Path | None
     planes_before: int
+    trial: Trial | None = None
 
 
 def array_bytes(scan: str, bundle: ModelBundle) -> float:
@@ -120,6 +125,7 @@ def predict_large(
     What is finished is kept beside the output; after a crash or Ctrl-C the same command goes on from there. The labels
     are those that `predict` gives. Raises what `predict` raises.
     """
+    require_possible(bundle, choice)
     if choice.prune is not None:
         bundle = bundle.pruned(choice.prune)
     device = exact(pick_device(choice.device))
@@ -145,13 +151,14 @@ def predict_large(
             before = spool.planes
             if before:
                 tell.note(f"{source.name}: going on after plane {before} of {spool.shape[0]}")
+            quicker, precision, trial = tried(network, image, planned, choice.precision, device, source.name, tell)
             slabs = inference.predict_axes(
-                network,
+                quicker,
                 image,
                 planned,
                 flip_axes=(0, 1, 2) if choice.tta else (),
                 device=device.name,
-                precision=device.precision,
+                precision=precision,
                 temperature=bundle.temperature,
                 first_plane=before,
                 progress=lambda done, total: tell.progress("predicting", done, total, {}),
@@ -169,7 +176,7 @@ def predict_large(
             runs = _turned_back(spool, prepared)
             io.write_label_runs(output, runs, spool.dtype, frame, names=names, overwrite=choice.overwrite)
             preview = _preview(output, spool, prepared, bundle) if choice.preview else None
-    return LargePrediction(output, preview, before)
+    return LargePrediction(output, preview, before, trial)
 
 
 def plan_in_parts(
@@ -213,6 +220,7 @@ def _key(scan: str, bundle: ModelBundle, choice: PredictOptions) -> str:
         choice.tta,
         choice.tile,
         choice.overlap,
+        choice.precision,
         __version__,
     ]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()

@@ -10,6 +10,7 @@ from vol3d.bundle import ModelBundle
 from vol3d.config import DataConfig, LabelsConfig
 from vol3d.errors import ConfigError
 from vol3d.io.names import locate
+from vol3d.workflows.device import PredictPrecision
 from vol3d.workflows.drawn import provenance_path
 from vol3d.workflows.sources import Source
 from vol3d.workflows.uncertainty import require_uncertainty_room
@@ -25,7 +26,8 @@ class PredictOptions:
     deep it goes. uncertainty: also measure where the answers are unsure. keep_drawn: what was drawn by hand stands as
     it was drawn; provenance: the same, and tell which voxels those are. drawn: the labels drawn on the scan, None for
     those that the model's run learned from; drawn_meaning: what their codes mean, None: the same as in the run; run:
-    that run's folder, for a model that is given in memory.
+    that run's folder, for a model that is given in memory. precision: float32, or one that is quicker and used where it
+    gives the same labels on parts of the scan; see `workflows.precision.tried`.
     """
 
     probabilities: bool = False
@@ -43,6 +45,7 @@ class PredictOptions:
     drawn: Source | None = None
     drawn_meaning: LabelsConfig | None = None
     run: Path | None = None
+    precision: PredictPrecision = "float32"
     data: DataConfig = field(default_factory=DataConfig)
 
 

@@ -93,7 +93,7 @@ def guide(
         classes,
         steps=steps,
         seed=seed,
-        keep_bytes=_keep_bytes(),
+        keep_bytes=kept_bytes(),
         on_first_stage=on_first_stage,
     )
     return [
@@ -108,7 +108,7 @@ def prepare(volume: Volume, bundle: ModelBundle) -> PreparedImage:
     if bundle.classifier is None:
         return prepared
     image = torch.from_numpy(prepared.array)
-    answer = classify(bundle.classifier, image, prepared.spacing_mm, keep_bytes=_keep_bytes())
+    answer = classify(bundle.classifier, image, prepared.spacing_mm, keep_bytes=kept_bytes())
     array = torch.empty((bundle.network_channels, *image.shape[1:]))
     array[: len(image)] = image
     array[len(image) :] = log_probabilities(answer)
@@ -119,18 +119,18 @@ def with_channels(case: Case, classifier: PixelClassifier | None) -> Case:
     """A case whose image has the channels of a model's pixel classifier."""
     if classifier is None:
         return case
-    return _joined(case, classify(classifier, case.image, case.spacing_mm, keep_bytes=_keep_bytes()))
+    return _joined(case, classify(classifier, case.image, case.spacing_mm, keep_bytes=kept_bytes()))
 
 
 def classifying_bytes(classifier: PixelClassifier, shape: tuple[int, int, int]) -> float:
     """What `prepare` takes for a moment, beside the image: features, if they are kept, and what either stage says."""
     voxels = float(math.prod(shape))
     features = 4.0 * classifier.recipe.count(classifier.channels) * voxels
-    kept = features if features <= _keep_bytes() / 2 else 0.0
+    kept = features if features <= kept_bytes() / 2 else 0.0
     return kept + 2 * SLAB_BYTES + 8.0 * classifier.classes * voxels
 
 
-def _keep_bytes() -> float:
+def kept_bytes() -> float:
     """What features may take, so that they need not be computed twice."""
     return _KEPT_SHARE * available_memory()
 

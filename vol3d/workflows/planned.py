@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from vol3d.config import (
     AnyNetworkConfig,
     DeepLabV3PlusConfig,
     EncoderUNetConfig,
     FCNConfig,
-    PlannedNetwork,
+    NetworkKind,
     UNet3PlusConfig,
     UNetConfig,
     UNetPlusPlusConfig,
@@ -43,6 +44,15 @@ class Grid:
     order: Sizes = (0, 1, 2)
 
 
+@dataclass(frozen=True)
+class SizedNetwork:
+    """A planned network whose dimensions are settled. plan: the kind. width: channels of the finest level, or None."""
+
+    plan: NetworkKind
+    dimensions: Literal[2, 3]
+    width: int | None = None
+
+
 def small_patch(grid: Grid, voxels: int | None = None) -> Sizes:
     """About `voxels` voxels, physically as cubic as the scan allows, never larger than the scan."""
     axes = range(len(grid.shape))
@@ -61,7 +71,7 @@ def small_patch(grid: Grid, voxels: int | None = None) -> Sizes:
     return tuple(max(1, round(n)) for n in size)
 
 
-def paper_unet(wanted: PlannedNetwork) -> UNetConfig:
+def paper_unet(wanted: SizedNetwork) -> UNetConfig:
     """The valid U-Net of the papers, with BatchNorm."""
     return UNetConfig(
         dimensions=wanted.dimensions,
@@ -71,7 +81,7 @@ def paper_unet(wanted: PlannedNetwork) -> UNetConfig:
     )
 
 
-def small_network(wanted: PlannedNetwork, patch: Sizes, spacing_mm: Sequence[float]) -> AnyNetworkConfig:
+def small_network(wanted: SizedNetwork, patch: Sizes, spacing_mm: Sequence[float]) -> AnyNetworkConfig:
     """A same-padded network of the kind that is wanted, whose pooling and kernels follow the spacing.
 
     The finest level of a U-Net, which takes most of the time, has one convolution down and one up, and its

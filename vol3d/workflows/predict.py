@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from vol3d.workflows.models import find_model
 from vol3d.workflows.outcomes import Outcome, outcome
 from vol3d.workflows.outputs import PredictOptions, require_room, target_of
 from vol3d.workflows.pixel_channels import prepare
+from vol3d.workflows.precision import Trial, tried
 from vol3d.workflows.scan import read_scan
 from vol3d.workflows.sources import Source, Spacing
 from vol3d.workflows.tiling import tile_plans, trained_patch
@@ -43,7 +44,8 @@ class Prediction:
     values of a regression. table: of the network's outputs. probabilities: float32 (K, X, Y, Z) or None. path: the
     written file, None where nothing was written. preview: the PNG beside it. warnings: what `predict` warned of.
     uncertainty: float32 (2, X, Y, Z), normalised entropy and mutual information, or None. drawn: bool (X, Y, Z), the
-    voxels drawn by hand, or None where nobody asked.
+    voxels drawn by hand, or None where nobody asked. trial: how another precision than float32 did, None where none was
+    asked for.
     """
 
     codes: NDArray[Any]
@@ -54,6 +56,7 @@ class Prediction:
     warnings: tuple[str, ...]
     uncertainty: NDArray[np.float32] | None = None
     drawn: NDArray[np.bool_] | None = None
+    trial: Trial | None = None
 
 
 @keeps_freed_memory
@@ -78,7 +81,7 @@ def predict(
     target = target_of(scan, output, bundle)
     if target is not None:
         require_room(target, choice)
-    _require_possible(bundle, choice)
+    require_possible(bundle, choice)
     if choice.prune is not None:
         bundle = bundle.pruned(choice.prune)
     volume = read_scan(scan, choice.data, bundle, spacing_mm, tell)
@@ -91,7 +94,7 @@ def predict(
     warnings += tuple(intensities_unlike_training(prepared.statistics, bundle.training_range))
     for text in warnings:
         tell.warn(f"{volume.name}: {text}")
-    found = _answers(network, bundle, prepared, volume, choice, device, tell)
+    found, trial = _answers(network, bundle, prepared, volume, choice, device, tell)
     if drawn is not None:
         found = with_drawn(found, drawn, bundle.labels)
     if found.said:
@@ -101,37 +104,50 @@ def predict(
         preview = _write(target, found, drawn, volume, bundle, choice, tell)
     kept = None if drawn is None else drawn.mask
     return Prediction(
-        found.array, bundle.labels, found.probabilities, target, preview, warnings, found.uncertainty, kept
+        found.array, bundle.labels, found.probabilities, target, preview, warnings, found.uncertainty, kept, trial
     )
 
 
 def _answers(
-    network: Any,  # noqa: ANN401  as in `run_network`
+    network: Any,  # noqa: ANN401  as in `tile_plans`
     bundle: ModelBundle,
     prepared: PreparedImage,
     volume: Volume,
     choice: PredictOptions,
     device: Device,
     tell: Listener,
-) -> Outcome:
-    """What the network makes of a prepared scan; where it is unsure too, if that is asked for."""
+) -> tuple[Outcome, Trial | None]:
+    """What the network makes of a prepared scan (where it is unsure, if that is asked for); how its precision did."""
+    tiling = InferenceConfig(tile=choice.tile, overlap=choice.overlap, max_memory_gb=choice.max_memory_gb)
     if choice.uncertainty:
-        tiling = InferenceConfig(tile=choice.tile, overlap=choice.overlap, max_memory_gb=choice.max_memory_gb)
         unsure = UncertainPass([(bundle, network)], prepared, device, tiling, tell)
         found = outcome(bundle, unsure.slabs, prepared.undo, volume, probabilities=choice.probabilities)
-        return replace(found, uncertainty=unsure.maps(prepared.undo))
-    planes, patch = bundle.task.planes, trained_patch(bundle)
+        return replace(found, uncertainty=unsure.maps(prepared.undo)), None
+    _, x, y, z = prepared.array.shape
+    plans = tile_plans(network, (x, y, z), device, tiling, bundle.task.planes, trained_patch(bundle))
+    quicker, precision, trial = tried(network, prepared.array, plans, choice.precision, device, volume.name, tell)
 
     def slabs(bare: bool) -> Iterator[Slab]:
-        return run_network(
-            network, prepared, choice, device, tell, planes, patch, logits=bare, temperature=bundle.temperature
+        return inference.predict_axes(
+            quicker,
+            prepared.array,
+            plans,
+            flip_axes=(0, 1, 2) if choice.tta else (),
+            device=device.name,
+            precision=precision,
+            logits=bare,
+            temperature=1.0 if bare else bundle.temperature,
+            progress=lambda done, total: tell.progress("predicting", done, total, {}),
         )
 
-    return outcome(bundle, slabs, prepared.undo, volume, probabilities=choice.probabilities)
+    return outcome(bundle, slabs, prepared.undo, volume, probabilities=choice.probabilities), trial
 
 
-def _require_possible(bundle: ModelBundle, choice: PredictOptions) -> None:
+def require_possible(bundle: ModelBundle, choice: PredictOptions) -> None:
     """Raise `ConfigError` where the model has no answers of the kind that is asked for."""
+    if choice.precision != "float32" and (choice.uncertainty or bundle.task.kind == "regression"):
+        why = "--uncertainty is computed" if choice.uncertainty else "values of a regression are predicted"
+        raise ConfigError(f"{why} in float32 only; leave --precision {choice.precision} out")
     if choice.probabilities and bundle.task.kind == "regression":
         raise ConfigError("this model predicts values, which have no class probabilities; leave --probabilities out")
     if choice.uncertainty:
@@ -184,37 +200,6 @@ def _write(
     path = io.preview_path(io.split_name(target)[0])
     preview_png(path, volume.array, volume.affine, [("scan", None), ("prediction", found.shown)], found.table)
     return path
-
-
-def run_network(  # noqa: PLR0913  what `predict_axes` takes
-    network: Any,  # noqa: ANN401  any torch module that states its margin and stride
-    prepared: PreparedImage,
-    choice: PredictOptions,
-    device: Device,
-    tell: Listener,
-    planes: Sequence[int] = (),
-    patch: Sequence[int] | None = None,
-    *,
-    logits: bool = False,
-    temperature: float = 1.0,
-) -> Iterator[Slab]:
-    """Class probabilities of a prepared scan (logits: the bare answers), slab by slab; see `predict_axes`.
-
-    planes: of a 2-D network, the axes across which it goes slice by slice. patch: what it learned from.
-    """
-    _, x, y, z = prepared.array.shape
-    settings = InferenceConfig(tile=choice.tile, overlap=choice.overlap, max_memory_gb=choice.max_memory_gb)
-    return inference.predict_axes(
-        network,
-        prepared.array,
-        tile_plans(network, (x, y, z), device, settings, planes, patch),
-        flip_axes=(0, 1, 2) if choice.tta else (),
-        device=device.name,
-        precision=device.precision,
-        logits=logits,
-        temperature=1.0 if logits else temperature,
-        progress=lambda done, total: tell.progress("predicting", done, total, {}),
-    )
 
 
 def _drawn(

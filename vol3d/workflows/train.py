@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from vol3d.config import Config
 from vol3d.errors import ConfigError
+from vol3d.sampling.painting import find_planes
 from vol3d.transforms import Preprocessing
 from vol3d.workflows.allocator import keeps_freed_memory
 from vol3d.workflows.budget import Budget
@@ -23,6 +25,7 @@ from vol3d.workflows.processes import leads
 from vol3d.workflows.run import data_hashes, open_run, resume_run
 from vol3d.workflows.settings import Options, settle
 from vol3d.workflows.sources import Source, Spacing
+from vol3d.workflows.train_forecast import forecast_training
 from vol3d.workflows.training_run import TrainingRun, TrainResult
 
 _GENTLER = 0.25  # of the learning rate, where a run begins with weights that have learned already
@@ -51,7 +54,7 @@ def train(  # noqa: PLR0913  the verb that everything hangs on
     `spacing_mm`. config: a YAML file, a mapping or a `Config`; options: nested keys that win over it; overrides:
     `a.b=value` strings that win over both. output: the run folder, by default runs/DATE-NAME. resume: a run folder to
     go on with; with labels, a finished run whose weights a new run begins with, for a minute by default. dry_run:
-    return the `Plan` and make no run folder.
+    return the `Plan`, with what a few iterations took (unless they are long), and make no run folder.
     Raises `ConfigError`, `LabelError`, `GeometryError` or `FileFormatError` on bad input, before anything is written.
     """
     started = time.monotonic()
@@ -85,12 +88,13 @@ def train(  # noqa: PLR0913  the verb that everything hangs on
     if earlier is not None:
         earlier.require_same_classes(meaning)
     grids = [Grid(case.shape, case.spacing_mm, case.scan["order"]) for case in cases]
-    plan = make_plan(settled, grids, cases[0].image.shape[0], meaning.table.names, device)
+    painted = {axis for case in cases for axis, _ in find_planes(case.labels.labeled)}
+    plan = make_plan(settled, grids, cases[0].image.shape[0], meaning.table.names, device, painted)
     if earlier is not None:
         earlier.require_same_network(plan)
     cases = [with_border_weights(case, meaning, settled.loss, plan.planes) for case in cases]
     if dry_run:
-        return plan
+        return replace(plan, forecast=forecast_training(plan, cases, meaning))
     tell.note(meaning.said)
     run_before = run
     if run is None:
