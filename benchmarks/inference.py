@@ -3,7 +3,7 @@
     python benchmarks/inference.py [--shape 192,160,144] [--parts sliding matrix planner]
 
 sliding: the small 3-D network (`vol3d train --dimensions 3`), with drawn weights and BatchNorm's statistics from the
-image, goes through one volume: by `predict_slabs`, as `vol3d predict` does it, and by `monai.inferers.SlidingWindowInferer`
+image, goes through one volume: by `predict_slabs`, as `vol3d predict` does it, and by MONAI's `SlidingWindowInferer`
 (Gaussian blending, overlap 0.25) with windows of 48 (the training patch) and 96 voxels. Every row is a process of its
 own; its memory is what the resident size of the process grew by. Seam error: the largest difference of a class
 probability to one pass over the whole volume. matrix: the paper's 3D U-Net on one tile of 132×132×116, in GFLOP/s,

@@ -3,10 +3,11 @@
     python benchmarks/training_step.py [--device cpu|cuda]
 
 On a CPU the small 3-D network (`vol3d train --dimensions 3`) on the embedded sample; on a GPU the paper's 3D U-Net.
-pipeline: drawing, warping and intensities included, over a step on a batch that is there already, by turns. peers: MONAI's BasicUNet and
-DynUNet and nnU-Net's PlainConvUNet (left out where it is not installed), one AdamW step under cross entropy on random
-patches of the same size, in GFLOP/s of convolutions (forward and backward, as counted by PyTorch); networks differ in
-size, so what is compared is the time of the same work. The ratio is the best peer's seconds per GFLOP over vol3d's.
+pipeline: drawing, warping and intensities included, over a step on a batch that is there already, by turns. peers:
+MONAI's BasicUNet and DynUNet and nnU-Net's PlainConvUNet (left out where it is not installed), one AdamW step under
+cross entropy on random patches of the same size, in GFLOP/s of convolutions (forward and backward, as counted by
+PyTorch); networks differ in size, so what is compared is the time of the same work. The ratio is the best peer's
+seconds per GFLOP over vol3d's.
 """
 
 import argparse
