@@ -1,15 +1,15 @@
 """Prediction: vol3d beside MONAI's sliding window, the paper's network beside the machine's matrix rate, the planner.
 
-    python benchmarks/inference.py [--shape 192,160,144] [--parts sliding matrix planner]
+    python benchmarks/inference.py [--shape 192,160,144] [--parts sliding matrix quick planner]
 
 sliding: the small 3-D network (`vol3d train --dimensions 3`), with drawn weights and BatchNorm's statistics from the
 image, goes through one volume: by `predict_slabs`, as `vol3d predict` does it, and by MONAI's `SlidingWindowInferer`
 (Gaussian blending, overlap 0.25) with windows of 48 (the training patch) and 96 voxels. Every row is a process of its
 own; its memory is what the resident size of the process grew by. Seam error: the largest difference of a class
 probability to one pass over the whole volume. matrix: the paper's 3D U-Net on one tile of 132×132×116, in GFLOP/s,
-plain and as vol3d runs it, over the best rate of a large matrix product. planner: operations of the paper's network
-for a volume of 256×256×200, over those of one mirrored pass. The ratio is the fastest sliding window's time over
-vol3d's.
+plain and as vol3d runs it, over the best rate of a large matrix product. quick: the same tile in bf16, and in int8 by
+OpenVINO, and how many of its labels are those of float32. planner: operations of the paper's network for a volume of
+256×256×200, over those of one mirrored pass. The ratio is the fastest sliding window's time over vol3d's.
 """
 
 import argparse
@@ -30,8 +30,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from vol3d.config import UNetConfig, parse_config
 from vol3d.inference import bytes_per_voxel, plan_for, predict_slabs, whole_pass
 from vol3d.inference.forward import Runner
+from vol3d.inference.int8 import in_int8
 from vol3d.inference.planning import plan_tiles
 from vol3d.networks import Network, build, reestimate
+from vol3d.networks.folding import fold_batch_norm
 from vol3d.workflows.device import Device
 from vol3d.workflows.plan import Grid, make_plan
 
@@ -39,7 +41,7 @@ THREE = {"network": {"plan": "unet", "dimensions": 3}}
 TILE, VOLUME = (132, 132, 116), (256, 256, 200)
 WINDOWS = {"MONAI, window 48": 48, "MONAI, window 96": 96}
 OURS = "vol3d"
-PARTS = ("sliding", "matrix", "planner")
+PARTS = ("sliding", "matrix", "quick", "planner")
 
 
 def scene(shape: tuple[int, ...]) -> tuple[Network, np.ndarray]:
@@ -134,6 +136,38 @@ def matrix() -> list[dict]:
     return rows
 
 
+def quick() -> list[dict]:
+    """The paper's tile in the precisions that `vol3d predict --precision` offers; statistics are the image's."""
+    network = build(UNetConfig(padding="valid"), 1, 3, generator=torch.Generator().manual_seed(0))
+    axes = np.meshgrid(*[np.sin(np.linspace(0, n / 9, n, dtype=np.float32)) for n in TILE], indexing="ij")
+    noise = np.random.default_rng(0).normal(size=TILE)
+    image = torch.from_numpy((sum(axes) + 0.3 * noise).astype(np.float32))[None, None]
+    reestimate(network, [image])
+    network.eval()
+    small = network.input_size((1, 1, 1))
+    examples = [image[..., at : at + small[0], at : at + small[1], : small[2]] for at in (0, 10, 20, 30)]
+    begin = time.perf_counter()
+    in_eights = in_int8(network, examples)
+    converting = time.perf_counter() - begin
+    folded = copy.deepcopy(network)
+    fold_batch_norm(folded)
+    last = folded.to(memory_format=torch.channels_last_3d)
+    laid = image.to(memory_format=torch.channels_last_3d)
+
+    def halves() -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return last(laid)
+
+    rows = []
+    with torch.inference_mode():
+        exact = last(laid).argmax(1)
+        for name, call in (("float32", lambda: last(laid)), ("bf16", halves), ("int8", lambda: in_eights(image))):
+            same = float((call().argmax(1) == exact).float().mean())
+            rows.append({"precision": name, "seconds": seconds(call, 3), "same labels": same})
+    rows[-1]["converting, s"] = converting
+    return rows
+
+
 def planner() -> list[dict]:
     """How much more goes through the paper's network than in one pass over the mirrored whole."""
     network = build(UNetConfig(padding="valid"), 1, 3)
@@ -177,7 +211,7 @@ def main() -> None:
         if part == "sliding":
             found, ratio = sliding(shape)
         else:
-            found = matrix() if part == "matrix" else planner()
+            found = {"matrix": matrix, "quick": quick, "planner": planner}[part]()
         show(found)
         print()
         rows += [{"part": part, **row} for row in found]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _BATCH = {2: 4, 3: 2}
 _DEFAULT_SECONDS = {"cpu": 600.0, "gpu": 3600.0}
 _STEPS_PER_LENGTH, _MOST_STEPS = 10, 700  # of the pixel classifier, per iteration or second of the run
-_COARSE = 2.0  # how much longer voxels must be along one axis than along the others to go across it
+_COARSE = 3.0  # how much longer voxels must be along one axis than along the others to go across it
 
 __all__ = ["Grid", "Plan", "make_plan", "small_network", "small_patch"]
 
