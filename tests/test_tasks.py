@@ -360,8 +360,11 @@ def test_planes_follow_the_voxels(grid, planes):
 @pytest.mark.parametrize(
     ("config", "spacing", "painted", "dimensions", "planes"),
     [
-        ({}, (1.0, 1.0, 1.0), (), 2, (0, 1, 2)),  # scribbles
+        ({}, (1.0, 1.0, 1.0), (), 3, ()),  # scribbles
         ({}, (1.0, 1.0, 1.0), {2, 0}, 2, (0, 2)),
+        ({}, (1.0, 1.0, 1.0), {2}, 3, ()),
+        ({}, (1.0, 1.0, 5.0), {2}, 2, (2,)),
+        ({"network": {"plan": "unet", "dimensions": 2}}, (1.0, 1.0, 1.0), {2}, 2, (2,)),
         ({}, (1.0, 1.0, 5.0), {2, 0}, 2, (2,)),
         ({}, (1.0, 1.0, 5.0), {0}, 3, ()),  # no slice that a 2-D network could look at
         ({"network": {"plan": "unet", "dimensions": 3}}, (1.0, 1.0, 1.0), {2}, 3, ()),

@@ -260,7 +260,7 @@ class MonaiConfig(Section):
 class PlannedNetwork(Section):
     """A network whose sizes are planned from the data and the device. width: channels of the finest level.
 
-    dimensions: null is planned too, 2 on a CPU and 3 on a GPU for classes of voxels, else 3.
+    dimensions: null is planned too, from what is painted; 3 on a GPU.
     """
 
     kind: Literal["planned"] = "planned"

@@ -72,8 +72,8 @@ def make_plan(
     """Fill in what `config` leaves open: network, patch, batch, length of the run, flips. names: of the outputs.
 
     painted: the prepared axes across which slices are painted; none where labels are no slices. On a CPU a small
-    same-padded 2-D network that goes slice by slice across these, or across the coarsest axis; on a GPU the 3D U-Net of
-    Çiçek et al. 2016. Raises `ConfigError` where the given values contradict each other.
+    same-padded network, 2-D where `_with_dimensions` says so; on a GPU the 3D U-Net of Çiçek et al. 2016. Raises
+    `ConfigError` where the given values contradict each other.
     """
     grid = _typical(grids)
     wanted = _with_dimensions(config, grids, device, painted)
@@ -116,8 +116,9 @@ def _with_dimensions(
 ) -> AnyNetworkConfig | SizedNetwork:
     """The configured network, its dimensions settled.
 
-    In minutes on a CPU a 2-D network sees many times as many labeled voxels as a 3-D one, and is more accurate on all
-    volumes it was tried on. It needs painted slices to look at.
+    In minutes on a CPU a 2-D network that looks at painted slices sees many times as many labeled voxels as a 3-D one,
+    and is more accurate: across the coarsest axis alone, or across several. Where slices are painted across one axis
+    only, and voxels are no longer along it, a 3-D network is; where there are no slices, nobody has tried.
     """
     wanted = config.network or PlannedNetwork()
     if not isinstance(wanted, PlannedNetwork):
@@ -128,8 +129,8 @@ def _with_dimensions(
     elif dimensions is None and config.sampling.planes:
         dimensions = 2
     elif dimensions is None:
-        across = _open_planes(grids, ())
-        seen = not painted or len(across) == 3 or set(across) <= set(painted)
+        coarse = _coarse_axis(grids)
+        seen = len(painted) > 1 if coarse is None else coarse in painted
         dimensions = 2 if seen and config.task == "semantic" and not device.is_gpu else 3
     return SizedNetwork(wanted.plan, dimensions, wanted.width)
 
@@ -157,14 +158,20 @@ def _planes(config: Config, dimensions: int, grids: list[Grid], painted: Collect
 
 def _open_planes(grids: list[Grid], painted: Collection[int]) -> tuple[int, ...]:
     """The coarsest axis; where none is, those across which slices are painted; where none are, all."""
+    coarse = _coarse_axis(grids)
+    return (tuple(sorted(painted)) or (0, 1, 2)) if coarse is None else (coarse,)
+
+
+def _coarse_axis(grids: list[Grid]) -> int | None:
+    """The axis of one voxel, or along which voxels are much longer than along the others."""
     grid = _typical(grids)
     flat = [axis for axis in range(3) if grid.shape[axis] == 1]
     by_spacing = sorted(range(3), key=lambda axis: grid.spacing_mm[axis])
     if flat:
-        return (flat[0],)
+        return flat[0]
     if grid.spacing_mm[by_spacing[2]] >= _COARSE * grid.spacing_mm[by_spacing[1]]:
-        return (by_spacing[2],)
-    return tuple(sorted(painted)) or (0, 1, 2)
+        return by_spacing[2]
+    return None
 
 
 def _letters(planes: tuple[int, ...], grids: list[Grid]) -> tuple[str, ...] | None:

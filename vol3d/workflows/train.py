@@ -14,6 +14,7 @@ from vol3d.sampling.painting import find_planes
 from vol3d.transforms import Preprocessing
 from vol3d.workflows.allocator import keeps_freed_memory
 from vol3d.workflows.budget import Budget
+from vol3d.workflows.case import Case
 from vol3d.workflows.cases import TrainingFiles, gather, load
 from vol3d.workflows.continuing import SECONDS, Earlier, read_earlier, read_start
 from vol3d.workflows.demo import demo_config
@@ -28,6 +29,7 @@ from vol3d.workflows.sources import Source, Spacing
 from vol3d.workflows.train_forecast import forecast_training
 from vol3d.workflows.training_run import TrainingRun, TrainResult
 
+_MOSTLY = 0.5
 _GENTLER = 0.25  # of the learning rate, where a run begins with weights that have learned already
 DEFAULT_CONFIG = Path("vol3d.yaml")
 
@@ -88,8 +90,7 @@ def train(  # noqa: PLR0913  the verb that everything hangs on
     if earlier is not None:
         earlier.require_same_classes(meaning)
     grids = [Grid(case.shape, case.spacing_mm, case.scan["order"]) for case in cases]
-    painted = {axis for case in cases for axis, _ in find_planes(case.labels.labeled)}
-    plan = make_plan(settled, grids, cases[0].image.shape[0], meaning.table.names, device, painted)
+    plan = make_plan(settled, grids, cases[0].image.shape[0], meaning.table.names, device, _painted_axes(cases))
     if earlier is not None:
         earlier.require_same_network(plan)
     cases = [with_border_weights(case, meaning, settled.loss, plan.planes) for case in cases]
@@ -103,6 +104,12 @@ def train(  # noqa: PLR0913  the verb that everything hangs on
         run.require_same_data(data_hashes(cases))
     resuming = run_before is not None
     return TrainingRun(plan, cases, meaning, preprocessing, run, tell, Budget(plan, started), earlier).go(resuming)
+
+
+def _painted_axes(cases: Sequence[Case]) -> set[int]:
+    """The prepared axes across which a few slices are painted; none of scans that are labeled for the most part."""
+    sparse = [case.labels.labeled for case in cases if case.labels.labeled.mean() < _MOSTLY]
+    return {axis for labeled in sparse for axis, _ in find_planes(labeled)}
 
 
 def _go_on(earlier: Earlier, options: Options, overrides: Sequence[str]) -> Config:
