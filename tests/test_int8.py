@@ -66,7 +66,9 @@ def examples(network, count=3):
     return [torch.from_numpy(smooth(size, 10 + n))[None] for n in range(count)]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [kind if kind in {"valid", "2-D"} else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
+)
 @torch.no_grad()
 def test_int8_answers_nearly_the_same_at_any_size(kind):
     network = drawn(KINDS[kind])

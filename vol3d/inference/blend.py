@@ -74,3 +74,29 @@ class Canvas:
             self._weights[at : at + run].zero_()
             self.next_plane += run
             yield slab
+
+
+class IndexCanvas:
+    """As `Canvas`, for tiles that lie side by side: of every voxel the most probable class is kept, two bytes."""
+
+    def __init__(self, thickness: int, shape: Sizes, start: int) -> None:
+        self.next_plane = start
+        self._indices = torch.zeros((thickness, *shape[1:]), dtype=torch.int16)
+
+    def add(self, box: Box, values: Tensor) -> None:
+        """Take a tile's answer; box, values: as those of `Canvas`."""
+        ring = len(self._indices)
+        _, y, z = box.slices()
+        places = torch.arange(box.start[0], box.start[0] + box.size[0]) % ring
+        self._indices[places, y, z] = values.argmax(0).to(torch.int16)
+
+    def finish(self, stop: int) -> Iterator[Slab]:
+        """Hand on the indices of all planes before `stop` that were not handed on yet, (1, x, Y, Z)."""
+        ring = len(self._indices)
+        while self.next_plane < stop:
+            at = self.next_plane % ring
+            run = min(SLAB_PLANES, stop - self.next_plane, ring - at)
+            slab = Slab(self.next_plane, self._indices[None, at : at + run].numpy().copy())
+            self._indices[at : at + run].zero_()
+            self.next_plane += run
+            yield slab

@@ -16,7 +16,7 @@ from vol3d.inference.axes import Axis
 Sizes = tuple[int, int, int]
 Axes = tuple[Axis, Axis, Axis]
 SLAB_PLANES = 16  # finished planes are handed on at most this many at a time
-_FLOAT = 4
+_FLOAT, _INDEX = 4, 2
 _COPIES = 2  # of a tile's answer: logits and probabilities
 
 
@@ -26,7 +26,8 @@ class Budget:
 
     memory_bytes: for everything, or for the device alone where `host_memory_bytes` says what the buffers of unfinished
     planes may take beside it. bytes_per_voxel: peak of the network per input voxel. classes: K. most_voxels: largest
-    input of a tile; the default keeps maps of 128 channels below 2³¹ values, the limit of many GPU kernels.
+    input of a tile; the default keeps maps of 128 channels below 2³¹ values, the limit of many GPU kernels. indices:
+    whether unfinished planes are kept as class indices instead of values of every class.
     """
 
     memory_bytes: float
@@ -34,6 +35,7 @@ class Budget:
     classes: int
     host_memory_bytes: float | None = None
     most_voxels: float = 2**24
+    indices: bool = False
 
     def demands(self, tile: Sequence[Any], axes: Axes) -> list[tuple[Any, float, str]]:
         """What tiles of `tile` take, what is allowed, and of what; sizes may be arrays of one shape."""
@@ -52,6 +54,8 @@ class Budget:
         """Memory for unfinished planes (sums and weights) and for the slab that is handed on."""
         length, plane = axes[0].length, axes[1].length * axes[2].length
         held, handed = np.minimum(planes, length), min(SLAB_PLANES, length)
+        if self.indices:
+            return _INDEX * plane * (held + handed)
         return _FLOAT * plane * (held * (self.classes + 1) + handed * self.classes)
 
     def fits(self, tile: Sequence[Any], axes: Axes) -> Any:  # noqa: ANN401  bool or an array of them

@@ -27,6 +27,7 @@ def plan_tiles(  # noqa: PLR0913  every fact the plan is made from, by its name
     overlap: float = 0.25,
     host_memory_bytes: float | None = None,
     most_voxels: float = 2**24,
+    indices: bool = False,
 ) -> TilePlan:
     """Plan the tiles of a volume.
 
@@ -37,8 +38,9 @@ def plan_tiles(  # noqa: PLR0913  every fact the plan is made from, by its name
     volume needs; None: for a valid network the size with which the fewest voxels go through it within the memory, for a
     same-padded one `patch` (the size it was trained on; None: the whole) or what fits. A tile of two sizes gets as many
     planes as fit, one of three sizes belongs to X, Y and Z. smallest: the network's smallest input; `tile` or `patch`
-    tell that of a valid network as well, a same-padded one is taken to accept its stride. memory_bytes,
-    bytes_per_voxel, host_memory_bytes, most_voxels: see `Budget`.
+    tell that of a valid network as well, a same-padded one is taken to accept its stride. indices: only the most
+    probable class of a voxel is wanted, see `predict_slabs`; where tiles are blended this changes nothing.
+    memory_bytes, bytes_per_voxel, host_memory_bytes, most_voxels: see `Budget`.
 
     Raises `ModelError` for sizes the network cannot take, `ResourceError` where memory is too small for any tile.
     """
@@ -53,7 +55,8 @@ def plan_tiles(  # noqa: PLR0913  every fact the plan is made from, by its name
     least = _smallest_padded(stride, smallest) if padded else _smallest(margin, stride, smallest or wanted)
     asks = zip(seen, margin, stride, least, strict=True)
     axes = _three({a: Axis(shape[a], m, s, n, overlap if padded else None) for a, m, s, n in asks}, shape)
-    budget = Budget(memory_bytes, bytes_per_voxel, classes, host_memory_bytes, most_voxels)
+    alone = indices and not padded
+    budget = Budget(memory_bytes, bytes_per_voxel, classes, host_memory_bytes, most_voxels, alone)
     size = _accepted({} if wanted is None else dict(zip(seen, wanted, strict=True)), axes)
     if tile is None:
         return TilePlan(axes, budget, choose_size(axes, budget, size), seen)
@@ -74,6 +77,7 @@ def plan_for(  # noqa: PLR0913  as above
     overlap: float = 0.25,
     host_memory_bytes: float | None = None,
     most_voxels: float = 2**24,
+    indices: bool = False,
 ) -> TilePlan:
     """`plan_tiles` with what the network tells about itself."""
     return plan_tiles(
@@ -90,6 +94,7 @@ def plan_for(  # noqa: PLR0913  as above
         overlap=overlap,
         host_memory_bytes=host_memory_bytes,
         most_voxels=most_voxels,
+        indices=indices,
     )
 
 

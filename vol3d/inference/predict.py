@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vol3d.errors import GeometryError
-from vol3d.inference.blend import Canvas, weights
+from vol3d.inference.blend import Canvas, IndexCanvas, weights
 from vol3d.inference.forward import Image, Runner, too_large
 from vol3d.inference.tiles import Tile, TilePlan
 from vol3d.volume import Box, Slab
@@ -45,7 +45,8 @@ def predict_slabs(  # noqa: PLR0913  what goes in, and how, by name
     logits are divided by before the softmax; without a softmax it changes nothing. progress: told the voxels that went
     through the network, and how many will in all (which may change on a re-plan).
 
-    Yields slabs that cover planes 0 … X − 1 in order, values float32 (K, x, Y, Z), float64 from a float64 network.
+    Yields slabs that cover planes 0 … X − 1 in order, values float32 (K, x, Y, Z), float64 from a float64 network. A
+    plan of `indices` yields the most probable classes instead, int16 (1, x, Y, Z), in a fraction of the memory.
     Where a tile is too large for the memory, the planes not yet handed on are planned anew with smaller tiles.
     Raises `ModelError` for NaN or infinite logits and for an image or network that does not fit the plan,
     `ResourceError` where not even the smallest tile fits.
@@ -93,11 +94,18 @@ def _sweep(
     runner: Runner, plan: TilePlan, tiles: list[Tile], start: int, meter: _Meter, *, logits: bool
 ) -> Iterator[Slab]:
     """Slabs from plane `start` on: all planes before the next tile's are finished, since tiles come in their order."""
-    canvas = Canvas(plan.classes, plan.thickness, plan.shape, start, runner.dtype)
-    for answer in runner.answers(tiles, plan, logits=logits):
+    canvas: Canvas | IndexCanvas
+    if plan.indices:
+        canvas = IndexCanvas(plan.thickness, plan.shape, start)
+    else:
+        canvas = Canvas(plan.classes, plan.thickness, plan.shape, start, runner.dtype)
+    for answer in runner.answers(tiles, plan, logits=logits or plan.indices):
         values, box = answer.wait(), answer.tile.output
         yield from canvas.finish(box.start[0])
-        canvas.add(box, values, _weight(answer.tile, plan, runner.dtype))
+        if isinstance(canvas, IndexCanvas):
+            canvas.add(box, values)
+        else:
+            canvas.add(box, values, _weight(answer.tile, plan, runner.dtype))
         meter.passed(answer.tile)
     yield from canvas.finish(plan.shape[0])
 

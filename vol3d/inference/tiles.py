@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
-from vol3d.errors import ResourceError
+from vol3d.errors import ModelError, ResourceError
 from vol3d.inference.budget import Axes, Budget, Sizes, cheapest, largest
 from vol3d.volume import Box
 
@@ -101,6 +101,11 @@ class TilePlan:
         return self.budget.classes
 
     @property
+    def indices(self) -> bool:
+        """Whether class indices are handed on instead of values of every class."""
+        return self.budget.indices
+
+    @property
     def blended(self) -> tuple[bool, bool, bool]:
         """Axes along which tiles overlap and are blended."""
         x, y, z = (axis.overlap is not None for axis in self.axes)
@@ -138,8 +143,11 @@ class TilePlan:
     def flipped(self, axes: Sequence[int] = (0, 1, 2)) -> TilePlan:
         """The same for every combination of flips of the whole volume along `axes`, the unflipped one included.
 
-        Axes of one voxel and axes the network does not see change nothing and are left out.
+        Axes of one voxel and axes the network does not see change nothing and are left out. Raises `ModelError` for a
+        plan of class indices, which have no average.
         """
+        if self.indices:
+            raise ModelError("class indices cannot be averaged over flips; plan without `indices`")
         return replace(self, flip_axes=tuple(axis for axis in self.seen if axis in axes and self.shape[axis] > 1))
 
     def smaller(self) -> TilePlan:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 
@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 class Slab:
     """Planes start … start + values.shape[1] − 1 across X.
 
-    values: float32 (K, x, Y, Z): class probabilities, or logits where the producer says so.
+    values: float32 (K, x, Y, Z), class probabilities. Logits, or class indices int16 (1, x, Y, Z), where the producer
+    says so.
     """
 
     start: int
-    values: NDArray[np.float32]
+    values: NDArray[Any]
 
     @property
     def stop(self) -> int:

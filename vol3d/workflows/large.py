@@ -166,7 +166,8 @@ def predict_large(
             try:
                 with freed_memory_kept():
                     for slab in slabs if before < spool.shape[0] else ():
-                        spool.append(bundle.labels.decode(slab.values.argmax(axis=0)))
+                        found = slab.values[0] if planned[0].indices else slab.values.argmax(axis=0)
+                        spool.append(bundle.labels.decode(found))
             except KeyboardInterrupt:
                 tell.note(
                     f"{source.name}: {spool.planes} of {spool.shape[0]} planes are kept; the same command goes on"
@@ -190,7 +191,8 @@ def plan_in_parts(
     """Tiles that fit beside what the process takes already. name: of the scan; shape: as the network sees it."""
     left = bytes_left(name, choice)
     settings = InferenceConfig(tile=choice.tile, overlap=choice.overlap, max_memory_gb=left / 1e9)
-    return tile_plans(network, shape, device, settings, bundle.task.planes, trained_patch(bundle))
+    patch, planes = trained_patch(bundle), bundle.task.planes
+    return tile_plans(network, shape, device, settings, planes, patch, indices=not choice.tta)
 
 
 def bytes_left(name: str, choice: PredictOptions) -> float:
