@@ -1,7 +1,5 @@
 """Class indices instead of values of every class: the same labels in a fraction of the memory."""
 
-import itertools
-
 import h5py
 import numpy as np
 import pytest
@@ -22,7 +20,7 @@ from vol3d.workflows.large import predict_large
 from vol3d.workflows.listener import Quiet
 from vol3d.workflows.outputs import PredictOptions
 from vol3d.workflows.predict import predict
-from vol3d.workflows.tiling import tile_plans
+from vol3d.workflows.tiling import require_sight, tile_plans
 
 pytestmark = pytest.mark.usefixtures("single_threaded")
 LIMITS = {"memory_bytes": 1e9, "bytes_per_voxel": 1.0}
@@ -105,27 +103,38 @@ def test_a_scan_in_parts_gets_the_labels_of_the_whole(tmp_path):
     )
     whole = Volume(scan((40, 33, 35)), Affine.from_spacing((1.0, 1.0, 1.0)), "scan")
     io.write_image(str(tmp_path / "scan.h5"), whole.array, whole)
-    exact = predict(whole, bundle, options=PredictOptions(tile=(20, 20, 20))).codes
-    for tta, name in itertools.product((False, True), ("a", "b")):
-        choice = PredictOptions(tile=(20, 20, 20), tta=tta, preview=False, overwrite=True)
-        predict_large(str(tmp_path / "scan.h5"), bundle, str(tmp_path / f"{name}.h5"), choice, Quiet())
-        with h5py.File(tmp_path / f"{name}.h5") as file:
+    for tta in (False, True):
+        choice = PredictOptions(tile=(20, 20, 20), tta=tta, preview=False)
+        predict_large(str(tmp_path / "scan.h5"), bundle, str(tmp_path / f"{tta}.h5"), choice, Quiet())
+        exact = predict(whole, bundle, options=PredictOptions(tile=(20, 20, 20), tta=tta)).codes
+        with h5py.File(tmp_path / f"{tta}.h5") as file:
             codes = file["label"][()].transpose()
-        flipped = predict(whole, bundle, options=PredictOptions(tile=(20, 20, 20), tta=True)).codes if tta else exact
-        assert np.array_equal(codes, flipped)
+        assert np.array_equal(codes, exact)
         assert codes.max() == 300
 
 
-def test_tiles_that_see_too_little_are_refused():
+def test_smaller_tiles_hand_on_the_same_indices():
+    network, image = valid_network(), scan((30, 25, 28))
+    plan = plan_for(network, (30, 25, 28), tile=(20, 20, 20), indices=True, **LIMITS)
+    assert plan.smaller().indices
+    found = [joined(predict_slabs(network, image, one)) for one in (plan, plan.smaller())]
+    assert np.array_equal(*found)
+
+
+def test_a_network_that_would_see_too_little():
     network = build(UNetConfig(encoder=((8, 8), (16, 16)), padding="same"), 1, 3)
     shape, patch = (2000, 2000, 500), (48, 48, 48)
 
     def plan(memory, tile=None):
         settings = InferenceConfig(max_memory_gb=memory, tile=tile)
-        return tile_plans(network, shape, Device("cpu"), settings, patch=patch)[0]
+        return require_sight(tile_plans(network, shape, Device("cpu"), settings, patch=patch), patch, settings)[0]
 
-    with pytest.raises(ResourceError, match=r"learned from 48×48×48.*About \S+ GB are needed"):
+    with pytest.raises(ResourceError, match=r"half the patch .* 24×24×24 voxels, needs (\S+) GB of memory") as refused:
         plan(0.4)
-    assert min(plan(4.0).size) >= 24
+    needed = float(str(refused.value).partition("needs ")[2].split()[0])
+    found = plan(1.01 * needed)
+    assert min(found.size) >= 24
+    assert found.bytes <= 1.01e9 * needed
     assert plan(0.4, (8, 48, 48)).size == (8, 48, 48)  # as it was asked for
-    assert tile_plans(network, (12, 2000, 500), Device("cpu"), InferenceConfig(max_memory_gb=0.9), patch=patch)
+    thin = tile_plans(network, (12, 2000, 500), Device("cpu"), InferenceConfig(max_memory_gb=0.9), patch=patch)
+    assert require_sight(thin, patch, InferenceConfig(max_memory_gb=0.9)) == thin

@@ -1,5 +1,6 @@
 """Quicker precisions than float32: what they answer, and that they are used only where they prove themselves."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -14,7 +15,7 @@ from vol3d import io
 from vol3d.cli.main import main
 from vol3d.config import UNetConfig, UNetPlusPlusConfig
 from vol3d.errors import ConfigError, ModelError
-from vol3d.inference import plan_axes
+from vol3d.inference import plan_axes, plan_for
 from vol3d.inference.int8 import Int8Network, in_int8
 from vol3d.networks import LogPool, build, reestimate
 from vol3d.volume import Affine, Volume
@@ -23,7 +24,7 @@ from vol3d.workflows.device import Device
 from vol3d.workflows.large import predict_large
 from vol3d.workflows.listener import Quiet
 from vol3d.workflows.outputs import PredictOptions
-from vol3d.workflows.precision import LEAST_AGREEMENT, Trial, agreement, tried
+from vol3d.workflows.precision import LEAST_AGREEMENT, Trial, require_precision, tried
 
 pytestmark = pytest.mark.usefixtures("single_threaded")
 ENCODER = ((8, 8), (16, 16))
@@ -100,15 +101,24 @@ def plans_for(network, shape, planes):
     return plan_axes(network, shape, planes, memory_bytes=1e9, bytes_per_voxel=1.0)
 
 
+NAMES = ("air", "wall", "core")
+
+
+@pytest.fixture
+def lenient(monkeypatch):
+    """Weights that are drawn leave classes close to each other."""
+    monkeypatch.setattr(precision, "LEAST_AGREEMENT", 0.7)
+    monkeypatch.setattr(precision, "LEAST_DICE", 0.5)
+
+
+@pytest.mark.usefixtures("lenient")
 @pytest.mark.parametrize("wanted", ["bf16", "int8"])
-def test_a_precision_that_agrees_is_used(wanted, monkeypatch):
-    monkeypatch.setattr(precision, "LEAST_AGREEMENT", 0.7)  # weights that are drawn leave classes close
-    network, image, tell = drawn(KINDS["2-D"]), smooth((24, 30, 26)), Noting()
+def test_a_precision_that_agrees_is_used(wanted):
+    network, image = drawn(KINDS["2-D"]), smooth((24, 30, 26))
     plans = plans_for(network, image.shape[1:], (0, 2))
-    quick, name, trial = tried(network, image, plans, wanted, Device("cpu"), "scan", tell)
+    quick, name, trial = tried(network, image, plans, wanted, Device("cpu"), NAMES)
     assert trial is not None
-    assert trial.passed
-    assert tell.notes == [f"scan: {trial.said}"]
+    assert trial.objection is None
     if wanted == "bf16":
         assert (quick, name) == (network, "bf16")
     else:
@@ -117,39 +127,61 @@ def test_a_precision_that_agrees_is_used(wanted, monkeypatch):
 
 
 def test_a_precision_that_does_not_agree_is_not_used(monkeypatch):
-    network, image, tell = drawn(KINDS["2-D"]), smooth((24, 30, 26)), Noting()
+    network, image = drawn(KINDS["2-D"]), smooth((24, 30, 26))
     monkeypatch.setattr(precision, "in_int8", lambda _network, _examples: drawn(KINDS["2-D"], seed=1))
     plans = plans_for(network, image.shape[1:], (2,))
-    used, name, trial = tried(network, image, plans, "int8", Device("cpu"), "scan", tell)
+    used, name, trial = tried(network, image, plans, "int8", Device("cpu"), NAMES)
     assert (used, name) == (network, "float32")
     assert trial is not None
     assert trial.agreement < LEAST_AGREEMENT
-    assert tell.notes[0].endswith("fewer than 99.9 %: predicting in float32")
+    assert trial.said.endswith("fewer than 99.9 %: predicting in float32")
 
 
-def test_agreement_is_the_share_of_equal_labels():
+@pytest.mark.parametrize(
+    ("counts", "objection"),
+    [
+        ([[99000, 0, 0], [0, 500, 0], [0, 0, 500]], None),
+        ([[99000, 0, 0], [200, 300, 0], [0, 0, 500]], "fewer than 99.9 %"),
+        ([[99999, 0, 0], [40, 0, 0], [0, 0, 500]], "class wall has a Dice of 0.000, less than 0.99"),
+        ([[99000, 0, 0], [0, 500, 0], [30, 0, 470]], "class core has a Dice of 0.969, less than 0.99"),
+        ([[99000, 0, 0], [0, 500, 0], [0, 0, 0]], "class core was not among them"),
+    ],
+)
+def test_every_class_has_to_agree(counts, objection):
+    trial = Trial("int8", np.array(counts), NAMES, 2.0)
+    assert trial.objection == objection
+    assert trial.said.startswith(f"int8: {100 * trial.agreement:.3f} % of the labels")
+    assert "2.0 × as fast" in trial.said
+
+
+def test_labels_are_counted_by_class():
     class Threshold(torch.nn.Module):
+        margin, total_stride, in_channels, classes, local = (0, 0, 0), (1, 1, 1), 1, 2, True
+
         def __init__(self, at):
             super().__init__()
             self.at = at
 
+        def input_size(self, size):
+            return tuple(size)
+
         def forward(self, x):
             return torch.cat([self.at - x, x - self.at], 1)
 
-    batch = torch.arange(100.0).reshape(1, 1, 10, 10)
-    assert agreement(Threshold(49.5), Threshold(49.5), [batch], autocast=False) == 1
-    assert agreement(Threshold(49.5), Threshold(46.5), [batch, batch + 1000], autocast=False) == 0.985
+    image = np.arange(1000, dtype=np.float32).reshape(1, 10, 10, 10)
+    network = Threshold(499.5)
+    plan = plan_for(network, (10, 10, 10), memory_bytes=1e9, bytes_per_voxel=1.0)
+    _, name, trial = tried(network, image, (plan,), "bf16", Device("cpu"), ("below", "above"))
+    assert name == "bf16"
+    assert trial is not None
+    assert trial.counts.sum() == 8 * 1000
+    assert trial.counts[0, 1] == trial.counts[1, 0] == 0
+    assert trial.counts[1, 1] > 0
 
 
 def test_float32_is_not_tried():
     network = drawn(KINDS["2-D"])
-    found = tried(network, smooth((8, 8, 8)), (), "float32", Device("cpu"), "scan", Noting())
-    assert found == (network, "float32", None)
-
-
-def test_int8_is_for_cpus():
-    with pytest.raises(ConfigError, match="int8 is for CPUs"):
-        tried(None, smooth((8, 8, 8)), (), "int8", Device("cuda:0"), "scan", Noting())
+    assert tried(network, smooth((8, 8, 8)), (), "float32", Device("cpu"), NAMES) == (network, "float32", None)
 
 
 def test_what_is_missing_is_named(monkeypatch):
@@ -168,6 +200,12 @@ def test_nothing_is_reported_to_anybody():
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
 
+def test_a_network_that_looks_at_everything_is_not_had():
+    network = build(UNetConfig(encoder=ENCODER, padding="same", normalization="instance"), 1, 3).eval()
+    with pytest.raises(ModelError, match="looks at all of its input"):
+        Int8Network(network, examples(network))
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     image, classes = balls()
@@ -175,17 +213,21 @@ def trained(tmp_path_factory):
     return vol3d.train(image, painted(classes), unlabeled=UNLABELED, config=TINY, output=run).bundle
 
 
+@pytest.mark.usefixtures("lenient")
 @pytest.mark.parametrize("wanted", ["bf16", "int8"])
 def test_a_prediction_says_how_its_precision_did(trained, wanted):
-    scan = Volume(balls()[0][None], Affine.from_spacing((1.0, 1.0, 1.0)), "scan")
+    scan, tell = Volume(balls()[0][None], Affine.from_spacing((1.0, 1.0, 1.0)), "scan"), Noting()
     exact = vol3d.predict(scan, trained)
-    found = vol3d.predict(scan, trained, precision=wanted)
+    found = vol3d.predict(scan, trained, precision=wanted, listener=tell)
     assert exact.trial is None
     assert isinstance(found.trial, Trial)
+    assert found.trial.objection is None
     assert found.trial.agreement > 0.98
     assert (found.codes == exact.codes).mean() > 0.98
+    assert tell.notes == [f"scan: {found.trial.said}"]
 
 
+@pytest.mark.usefixtures("lenient")
 def test_a_scan_in_parts_too(trained, tmp_path):
     scan = Volume(balls((40, 36, 34))[0][None], Affine.from_spacing((1.0, 1.0, 1.0)), "scan")
     io.write_image(str(tmp_path / "scan.h5"), scan.array, scan)
@@ -193,6 +235,7 @@ def test_a_scan_in_parts_too(trained, tmp_path):
     tell = Noting()
     found = predict_large(str(tmp_path / "scan.h5"), trained, str(tmp_path / "out.h5"), choice, tell)
     assert found.trial is not None
+    assert found.trial.objection is None
     assert any("int8: " in note for note in tell.notes)
     exact = vol3d.predict(str(tmp_path / "scan.h5"), trained, tmp_path / "exact.h5", preview=False)
     with h5py.File(tmp_path / "out.h5") as file:
@@ -200,13 +243,35 @@ def test_a_scan_in_parts_too(trained, tmp_path):
     assert (codes == exact.codes).mean() > 0.98
 
 
-def test_what_is_computed_in_float32_alone_is_refused(trained, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("options", "device", "message"),
+    [
+        ({"precision": "fp16"}, "cpu", "expected precision float32, bf16, int8, found 'fp16'"),
+        ({"precision": "int8"}, "cuda:0", "int8 is for CPUs"),
+        ({"precision": "bf16", "uncertainty": True}, "cpu", "--uncertainty goes with float32 alone"),
+        ({"precision": "bf16", "probabilities": True}, "cpu", "--probabilities goes with float32 alone"),
+    ],
+)
+def test_what_cannot_be_is_refused(trained, options, device, message):
+    with pytest.raises(ConfigError, match=message):
+        require_precision(trained, PredictOptions(**options), Device(device))
+
+
+def test_objects_are_told_apart_in_float32_alone(trained):
+    objects = dataclasses.replace(trained, task=trained.task.model_copy(update={"kind": "instances"}))
+    with pytest.raises(ConfigError, match="task instances goes with float32 alone"):
+        require_precision(objects, PredictOptions(precision="bf16"), Device("cpu"))
+
+
+def test_a_refusal_comes_before_anything_is_written(trained, tmp_path, capsys, monkeypatch):
     scan = Volume(balls()[0][None], Affine.from_spacing((1.0, 1.0, 1.0)), "scan")
-    with pytest.raises(ConfigError, match="--uncertainty is computed in float32 only; leave --precision bf16 out"):
-        vol3d.predict(scan, trained, uncertainty=True, precision="bf16")
     io.write_image(str(tmp_path / "scan.nii.gz"), scan.array, scan)
     trained.save(tmp_path / "model.safetensors")
     arguments = ["predict", str(tmp_path / "scan.nii.gz"), "-m", str(tmp_path / "model.safetensors")]
     assert main([*arguments, "--precision", "int8", "--uncertainty"]) == 2
-    assert "float32 only" in capsys.readouterr().err
+    assert "float32 alone" in capsys.readouterr().err
+    monkeypatch.setattr(precision, "INT8_NEEDS", ("openvino", "no_such_package"))
+    for more in ([], ["--dry-run"]):
+        assert main([*arguments, "--precision", "int8", *more]) == 2
+        assert "pip install 'vol3d[cpu]'" in capsys.readouterr().err
     assert not (tmp_path / "scan_seg.nii.gz").exists()

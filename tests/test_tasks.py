@@ -357,36 +357,6 @@ def test_planes_follow_the_voxels(grid, planes):
     assert parse_config(plan.config.to_json()) == plan.config
 
 
-@pytest.mark.parametrize(
-    ("config", "spacing", "painted", "dimensions", "planes"),
-    [
-        ({}, (1.0, 1.0, 1.0), (), 3, ()),  # scribbles
-        ({}, (1.0, 1.0, 1.0), {2, 0}, 2, (0, 2)),
-        ({}, (1.0, 1.0, 1.0), {2}, 3, ()),
-        ({}, (1.0, 1.0, 5.0), {2}, 2, (2,)),
-        ({"network": {"plan": "unet", "dimensions": 2}}, (1.0, 1.0, 1.0), {2}, 2, (2,)),
-        ({}, (1.0, 1.0, 5.0), {2, 0}, 2, (2,)),
-        ({}, (1.0, 1.0, 5.0), {0}, 3, ()),  # no slice that a 2-D network could look at
-        ({"network": {"plan": "unet", "dimensions": 3}}, (1.0, 1.0, 1.0), {2}, 3, ()),
-        ({"network": {"plan": "unet", "dimensions": 2}}, (1.0, 1.0, 5.0), {0}, 2, (2,)),
-        ({"sampling": {"patch_size": [32, 32, 32]}}, (1.0, 1.0, 1.0), {2}, 3, ()),
-        ({"sampling": {"patch_size": [32, 32]}}, (1.0, 1.0, 1.0), {2}, 2, (2,)),
-        ({"sampling": {"planes": ["y"]}}, (1.0, 1.0, 1.0), {2}, 2, (1,)),
-        ({"task": "instances"}, (1.0, 1.0, 1.0), {2}, 3, ()),
-    ],
-)
-def test_dimensions_follow_what_is_painted(config, spacing, painted, dimensions, planes):
-    plan = make_plan(parse_config(config), [Grid((64, 64, 40), spacing)], 1, ("a", "b"), CPU, painted)
-    assert (plan.network.dimensions, plan.planes) == (dimensions, planes)
-    again = make_plan(parse_config(plan.config.to_json()), [Grid((64, 64, 40), spacing)], 1, ("a", "b"), CPU, ())
-    assert (again.network, again.planes, again.patch) == (plan.network, plan.planes, plan.patch)
-
-
-def test_a_gpu_gets_the_paper_network():
-    plan = make_plan(parse_config({}), GRID, 1, ("a", "b"), Device("cuda:0", "bf16"), {2})
-    assert (plan.network.dimensions, plan.patch) == (3, (132, 132, 116))
-
-
 def test_planes_are_named_by_the_axes_of_the_file():
     config = parse_config({"network": {"plan": "unet", "dimensions": 2}, "sampling": {"planes": ["z"]}})
     turned = [Grid((64, 64, 20), (1.0, 1.0, 1.0), (2, 0, 1))]

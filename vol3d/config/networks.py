@@ -260,7 +260,7 @@ class MonaiConfig(Section):
 class PlannedNetwork(Section):
     """A network whose sizes are planned from the data and the device. width: channels of the finest level.
 
-    dimensions: null is planned too, from what is painted; 3 on a GPU.
+    dimensions: null is planned too, from what is painted and the device.
     """
 
     kind: Literal["planned"] = "planned"

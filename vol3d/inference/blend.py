@@ -83,8 +83,10 @@ class IndexCanvas:
         self.next_plane = start
         self._indices = torch.zeros((thickness, *shape[1:]), dtype=torch.int16)
 
-    def add(self, box: Box, values: Tensor) -> None:
-        """Take a tile's answer; box, values: as those of `Canvas`."""
+    def add(self, box: Box, values: Tensor, weight: Tensor | None) -> None:
+        """Take a tile's answer; box, values: as those of `Canvas`. weight: None."""
+        if weight is not None:
+            raise AssertionError("indices are not blended")
         ring = len(self._indices)
         _, y, z = box.slices()
         places = torch.arange(box.start[0], box.start[0] + box.size[0]) % ring

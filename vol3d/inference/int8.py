@@ -19,7 +19,9 @@ from vol3d.networks import LogPool
 from vol3d.networks.blocks import pad_end
 from vol3d.networks.network import Network
 
-_TELEMETRY = "openvino_telemetry"
+INT8_NEEDS = ("openvino", "nncf")
+_TELEMETRY, _ABSENT = "openvino_telemetry", object()
+_REMEDY = "Predict in float32."
 
 
 class Int8Network(Network):
@@ -28,22 +30,27 @@ class Int8Network(Network):
     Weights and maps are rounded to 256 steps, whose ranges are taken from what the network makes of examples (Jacob et
     al. 2018, arXiv 1712.05877; NNCF does it). network: in evaluation mode; it stays as it is. examples: float32
     (N, C, *S). For prediction on a CPU; takes any size that the network takes.
-    Raises `ModelError` where OpenVINO or NNCF are not installed, or do not know what the network is made of.
+    Raises `ModelError` where OpenVINO or NNCF are not installed, or do not know what the network is made of, and for
+    networks that look at all of their input: they are converted at one size.
     """
 
     def __init__(self, network: Network, examples: Sequence[Tensor]) -> None:
         super().__init__(network.config, network.in_channels, network.classes)
-        self._is_local = network.local
+        if not network.local:
+            raise ModelError(f"a {network.config.kind} looks at all of its input and is not had in int8. {_REMEDY}")
         self._compiled = _compiled(network, examples)
 
     @property
     def local(self) -> bool:
-        """As the network's."""
-        return self._is_local
+        """Whether an answer depends on its surroundings alone."""
+        return True
 
     def maps(self, image: Tensor) -> Tensor:
         """Logits of an image of a size the strides divide."""
-        return torch.from_numpy(self._compiled(image.contiguous().numpy())[0])
+        try:
+            return torch.from_numpy(self._compiled(image.contiguous().numpy())[0])
+        except RuntimeError as error:
+            raise ModelError(f"OpenVINO failed: {_first_line(error)}. {_REMEDY}") from error
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Int8Network:
         """The same: what is compiled does not change."""
@@ -60,7 +67,7 @@ def in_int8(network: nn.Module, examples: Sequence[Tensor]) -> nn.Module:
         return LogPool(Int8Network(network.network, own), network.weight).eval()
     if isinstance(network, Network):
         return Int8Network(network, examples).eval()
-    raise ModelError(f"int8 is for vol3d's networks, found {type(network).__name__}; predict in float32")
+    raise ModelError(f"int8 is for vol3d's networks, found {type(network).__name__}. {_REMEDY}")
 
 
 class _Maps(nn.Module):
@@ -80,6 +87,7 @@ def _compiled(network: Network, examples: Sequence[Tensor]) -> Any:  # noqa: ANN
     least = geometry.padded_size(geometry.input_size([1] * geometry.dimensions))
     traced = torch.zeros((1, network.in_channels, *least))
     given = [pad_end(example, geometry.padded_size(example.shape[2:])).contiguous().numpy() for example in examples]
+    settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}
     anything = openvino.PartialShape([-1, network.in_channels, *[-1] * geometry.dimensions])
     try:
         with _silent(), torch.no_grad():
@@ -90,18 +98,19 @@ def _compiled(network: Network, examples: Sequence[Tensor]) -> Any:  # noqa: ANN
                 preset=nncf.QuantizationPreset.MIXED,
                 subset_size=len(given),
             )
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise ModelError(
-            f"this network cannot be computed in int8: {str(error).strip().partition(chr(10))[0]}. Predict in float32."
-        ) from error
-    settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}
-    return openvino.compile_model(model, "CPU", settings)
+            return openvino.compile_model(model, "CPU", settings)
+    except Exception as error:  # theirs have no common base
+        raise ModelError(f"this network cannot be computed in int8: {_first_line(error)}. {_REMEDY}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0].removesuffix(".")
 
 
 def _tools() -> tuple[Any, Any, Any]:
-    """OpenVINO, its converter and NNCF; they report to nobody that they are used."""
+    """OpenVINO, its converter and NNCF; imported so that they report to nobody that they are used."""
     modules: dict[str, Any] = sys.modules
-    before = modules.get(_TELEMETRY)
+    before = modules.get(_TELEMETRY, _ABSENT)
     modules[_TELEMETRY] = None  # importing it is an ImportError from now on: their own way of being without it
     try:
         with _silent():
@@ -109,11 +118,9 @@ def _tools() -> tuple[Any, Any, Any]:
             converter = importlib.import_module("openvino.tools.ovc")
             nncf = importlib.import_module("nncf")
     except ImportError as error:
-        raise ModelError(
-            f"int8 needs OpenVINO and NNCF ({error}). Install them (pip install 'vol3d[cpu]') or predict in float32."
-        ) from error
+        raise ModelError(f"int8 needs OpenVINO and NNCF ({error}): pip install 'vol3d[cpu]'. {_REMEDY}") from error
     finally:
-        if before is None:
+        if before is _ABSENT:
             del modules[_TELEMETRY]
         else:
             modules[_TELEMETRY] = before

@@ -102,10 +102,7 @@ def _sweep(
     for answer in runner.answers(tiles, plan, logits=logits or plan.indices):
         values, box = answer.wait(), answer.tile.output
         yield from canvas.finish(box.start[0])
-        if isinstance(canvas, IndexCanvas):
-            canvas.add(box, values)
-        else:
-            canvas.add(box, values, _weight(answer.tile, plan, runner.dtype))
+        canvas.add(box, values, _weight(answer.tile, plan, runner.dtype))
         meter.passed(answer.tile)
     yield from canvas.finish(plan.shape[0])
 

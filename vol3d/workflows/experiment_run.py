@@ -107,7 +107,8 @@ def base_variant(config: Config) -> Variant:
     """The configured network as a variant; a planned one has 3 dimensions, as in the paper, unless they are given."""
     network = config.network or PlannedNetwork()
     if isinstance(network, PlannedNetwork):
-        return Variant(network.dimensions or 3, True)
+        flat = config.sampling.planes or len(config.sampling.patch_size or ()) == 2
+        return Variant(network.dimensions or (2 if flat else 3), True)
     norm = getattr(network, "normalization", None)
     return Variant(network.dimensions, {"batch": True, "none": False}.get(str(norm)))
 
@@ -247,7 +248,7 @@ def _with_normalization(
     config: Config, images: Sequence[Volume], labels: Sequence[Volume], options: dict[str, Any], *, batchnorm: bool
 ) -> Config:
     """The configuration as it will be planned, its network with or without BatchNorm: everything else stays equal."""
-    plan = cast(Plan, train(images, labels, config=config, dry_run=True, **options))
+    plan = cast(Plan, train(images, labels, config=config, dry_run="plan", **options))
     return plan.config.model_copy(update={"network": set_normalization(plan.network, batchnorm=batchnorm)})
 
 

@@ -26,7 +26,8 @@ from vol3d.workflows.large import array_bytes, bytes_left, is_too_large, plan_in
 from vol3d.workflows.large_pixels import disk_bytes, largest_part, piece_bytes
 from vol3d.workflows.outputs import PredictOptions
 from vol3d.workflows.pixel_channels import classifying_bytes
-from vol3d.workflows.tiling import tile_plans, trained_patch
+from vol3d.workflows.precision import require_precision
+from vol3d.workflows.tiling import require_sight, tile_plans, trained_patch
 
 Size = tuple[int, int, int]
 _PROGRAM_BYTES = 5e8
@@ -62,7 +63,7 @@ class Forecast:
             f"tiles: {self.tiles} of {tile}, {self.redundancy:.2f} voxels through the network for each of the scan",
             f"memory: about {self.bytes / 1e9:.2g} GB"
             + (f"; on disk, for a while, {self.disk / 1e9:.2g} GB beside the output" if self.disk else ""),
-            f"time: about {minutes} on {self.device}, beside starting and reading (one tile was timed)",
+            f"time: about {minutes} on {self.device} in float32, beside starting and reading (one tile was timed)",
         ]
 
 
@@ -79,6 +80,7 @@ def forecast(scan: str, bundle: ModelBundle, output: str, choice: PredictOptions
     if "affine" not in facts:
         io.read(scan)  # tells what is wrong with it
     device = exact(pick_device(choice.device))
+    require_precision(bundle, choice, device)
     network = bundle.build(device.name)
     in_parts = is_too_large(scan, output, bundle, choice)
     left = bytes_left(scan, choice) if in_parts else 0.0  # before a tile is run
@@ -89,7 +91,8 @@ def forecast(scan: str, bundle: ModelBundle, output: str, choice: PredictOptions
         plans = plan_in_parts(network, scan, shape, bundle, choice, device)
     else:
         settings = InferenceConfig(tile=choice.tile, overlap=choice.overlap, max_memory_gb=choice.max_memory_gb)
-        plans = tile_plans(network, shape, device, settings, bundle.task.planes, trained_patch(bundle))
+        patch = trained_patch(bundle)
+        plans = require_sight(tile_plans(network, shape, device, settings, bundle.task.planes, patch), patch, settings)
     if choice.tta:
         plans = tuple(plan.flipped() for plan in plans)
     image = np.broadcast_to(np.float32(0), (bundle.network_channels, *shape))

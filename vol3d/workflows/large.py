@@ -27,10 +27,10 @@ from vol3d.workflows.device import Device, exact, memory_bytes, pick_device
 from vol3d.workflows.large_pixels import with_channels
 from vol3d.workflows.listener import Listener
 from vol3d.workflows.outputs import PredictOptions
-from vol3d.workflows.precision import Trial, tried
-from vol3d.workflows.predict import Prediction, predict, require_possible
+from vol3d.workflows.precision import Trial, require_precision, tell_trial, tried
+from vol3d.workflows.predict import Prediction, predict
 from vol3d.workflows.scan import as_learned, require_channels
-from vol3d.workflows.tiling import tile_plans, trained_patch
+from vol3d.workflows.tiling import require_sight, tile_plans, trained_patch
 from vol3d.workflows.unlike import intensities_unlike_training, unlike_training
 
 _WRITTEN_PLANES = 64  # at a time: what the chunks of an output hold
@@ -125,10 +125,10 @@ def predict_large(
     What is finished is kept beside the output; after a crash or Ctrl-C the same command goes on from there. The labels
     are those that `predict` gives. Raises what `predict` raises.
     """
-    require_possible(bundle, choice)
+    device = exact(pick_device(choice.device))
+    require_precision(bundle, choice, device)
     if choice.prune is not None:
         bundle = bundle.pruned(choice.prune)
-    device = exact(pick_device(choice.device))
     network = bundle.build(device.name)
     reading = as_learned(scan, choice.data, bundle, tell)
     with io.opened_scan(scan, channel=reading.channel, nan=reading.nan) as source:
@@ -145,13 +145,15 @@ def predict_large(
         planned = plan_in_parts(network, source.name, prepared.shape[1:], bundle, choice, device)
         key, left = _key(scan, bundle, choice), bytes_left(source.name, choice)
         with (
-            io.spooled(output, key, prepared.shape[1:], bundle.labels.code_dtype) as spool,
+            io.spooled(output, f"{key} {choice.precision}", prepared.shape[1:], bundle.labels.code_dtype) as spool,
             with_channels(prepared, bundle.classifier, output, key, left, tell) as image,
         ):
             before = spool.planes
             if before:
                 tell.note(f"{source.name}: going on after plane {before} of {spool.shape[0]}")
-            quicker, precision, trial = tried(network, image, planned, choice.precision, device, source.name, tell)
+            wanted = choice.precision if before < spool.shape[0] else "float32"
+            quicker, precision, trial = tried(network, image, planned, wanted, device, bundle.labels.names)
+            tell_trial(trial, source.name, tell)
             slabs = inference.predict_axes(
                 quicker,
                 image,
@@ -192,7 +194,8 @@ def plan_in_parts(
     left = bytes_left(name, choice)
     settings = InferenceConfig(tile=choice.tile, overlap=choice.overlap, max_memory_gb=left / 1e9)
     patch, planes = trained_patch(bundle), bundle.task.planes
-    return tile_plans(network, shape, device, settings, planes, patch, indices=not choice.tta)
+    plans = tile_plans(network, shape, device, settings, planes, patch, indices=not choice.tta)
+    return require_sight(plans, patch, settings)
 
 
 def bytes_left(name: str, choice: PredictOptions) -> float:
@@ -208,7 +211,7 @@ def bytes_left(name: str, choice: PredictOptions) -> float:
 
 
 def _key(scan: str, bundle: ModelBundle, choice: PredictOptions) -> str:
-    """Of all that the labels depend on: the scan's file, the model, and how it is used."""
+    """Of all that the labels depend on but the precision: the scan's file, the model, and how it is used."""
     header = bundle.header()
     path, dataset = io.split_name(scan)
     state = path.stat()
@@ -222,7 +225,6 @@ def _key(scan: str, bundle: ModelBundle, choice: PredictOptions) -> str:
         choice.tta,
         choice.tile,
         choice.overlap,
-        choice.precision,
         __version__,
     ]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()

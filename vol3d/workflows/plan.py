@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 _BATCH = {2: 4, 3: 2}
 _DEFAULT_SECONDS = {"cpu": 600.0, "gpu": 3600.0}
 _STEPS_PER_LENGTH, _MOST_STEPS = 10, 700  # of the pixel classifier, per iteration or second of the run
-_COARSE = 3.0  # how much longer voxels must be along one axis than along the others to go across it
+_ANISOTROPIC = 3.0  # how much longer voxels must be along one axis than along the others to go across it alone
+_THIN = 24  # voxels of a plane along its shorter side, below which it is no picture
 
 __all__ = ["Grid", "Plan", "make_plan", "small_network", "small_patch"]
 
@@ -71,11 +72,12 @@ def make_plan(
 ) -> Plan:
     """Fill in what `config` leaves open: network, patch, batch, length of the run, flips. names: of the outputs.
 
-    painted: the prepared axes across which slices are painted; none where labels are no slices. On a CPU a small
+    painted: the prepared axes across which slices are painted (those with narrow planes do not count). On a CPU a small
     same-padded network, 2-D where `_with_dimensions` says so; on a GPU the 3D U-Net of Çiçek et al. 2016. Raises
     `ConfigError` where the given values contradict each other.
     """
     grid = _typical(grids)
+    painted = {axis for axis in painted if min(n for a, n in enumerate(grid.shape) if a != axis) >= _THIN}
     wanted = _with_dimensions(config, grids, device, painted)
     planes = _planes(config, wanted.dimensions, grids, painted)
     seen = _seen(grid, planes)
@@ -130,7 +132,8 @@ def _with_dimensions(
         dimensions = 2
     elif dimensions is None:
         coarse = _coarse_axis(grids)
-        seen = len(painted) > 1 if coarse is None else coarse in painted
+        flat = coarse is not None and _typical(grids).shape[coarse] == 1
+        seen = len(painted) > 1 if coarse is None else flat or coarse in painted
         dimensions = 2 if seen and config.task == "semantic" and not device.is_gpu else 3
     return SizedNetwork(wanted.plan, dimensions, wanted.width)
 
@@ -169,7 +172,7 @@ def _coarse_axis(grids: list[Grid]) -> int | None:
     by_spacing = sorted(range(3), key=lambda axis: grid.spacing_mm[axis])
     if flat:
         return flat[0]
-    if grid.spacing_mm[by_spacing[2]] >= _COARSE * grid.spacing_mm[by_spacing[1]]:
+    if grid.spacing_mm[by_spacing[2]] >= _ANISOTROPIC * grid.spacing_mm[by_spacing[1]]:
         return by_spacing[2]
     return None
 

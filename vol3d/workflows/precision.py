@@ -1,51 +1,96 @@
-"""A quicker precision than float32, used where it gives the same labels on a part of the very scan."""
+"""A quicker precision than float32, used where it gives the same labels on parts of the very scan."""
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
-from collections.abc import Sequence
+import time
+import typing
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from vol3d.bundle import ModelBundle
 from vol3d.errors import ConfigError
 from vol3d.inference import TilePlan
 from vol3d.inference.forward import Image, read_batch
-from vol3d.inference.int8 import in_int8
+from vol3d.inference.int8 import INT8_NEEDS, in_int8
 from vol3d.volume import Box
 from vol3d.workflows.device import Device, PredictPrecision
 from vol3d.workflows.listener import Listener
+from vol3d.workflows.outputs import PredictOptions
 
-LEAST_AGREEMENT = 0.999
+LEAST_AGREEMENT, LEAST_DICE = 0.999, 0.99
 _SIDE, _PLANES = 64, 4  # voxels of a block's answer along an axis; planes of a block that a 2-D network sees
 _BF16 = torch.bfloat16
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trial:
-    """How a precision did against float32. wanted: the precision. agreement: share of voxels with the same label."""
+    """How a precision did against float32 on parts of a scan.
+
+    wanted: the precision. counts: (K, K), voxels by class in float32 and in that precision. names: of the classes.
+    speed: how many times as fast it was.
+    """
 
     wanted: PredictPrecision
-    agreement: float
+    counts: NDArray[np.int64]
+    names: tuple[str, ...]
+    speed: float
 
     @property
-    def passed(self) -> bool:
-        """Whether it is used."""
-        return self.agreement >= LEAST_AGREEMENT
+    def agreement(self) -> float:
+        """Share of voxels with the same label."""
+        return float(self.counts.trace() / self.counts.sum())
+
+    @property
+    def objection(self) -> str | None:
+        """Why float32 is used all the same; None where the precision is used."""
+        if self.agreement < LEAST_AGREEMENT:
+            return f"fewer than {100 * LEAST_AGREEMENT:g} %"
+        for k, name in enumerate(self.names):
+            exact, found = int(self.counts[k].sum()), int(self.counts[:, k].sum())
+            if not exact:
+                return f"class {name} was not among them"
+            dice = 2 * int(self.counts[k, k]) / (exact + found)
+            if dice < LEAST_DICE:
+                return f"class {name} has a Dice of {dice:.3f}, less than {LEAST_DICE:g}"
+        return None
 
     @property
     def said(self) -> str:
         """For people."""
-        told = f"{self.wanted}: {100 * self.agreement:.3f} % of the labels in parts of this scan are those of float32"
-        return told if self.passed else f"{told}, fewer than {100 * LEAST_AGREEMENT:g} %: predicting in float32"
+        told = (
+            f"{self.wanted}: {100 * self.agreement:.3f} % of the labels in parts of this scan are those of float32, "
+            f"{self.speed:.1f} × as fast"
+        )
+        return told if self.objection is None else f"{told}; {self.objection}: predicting in float32"
 
 
-def require_precision(precision: str, device: Device) -> None:
-    """Raise `ConfigError` where a device does not compute in this precision."""
-    if precision == "int8" and device.is_gpu:
+def require_precision(bundle: ModelBundle, choice: PredictOptions, device: Device) -> None:
+    """Raise `ConfigError` where a precision is none, or cannot be had here, or not for what is asked for."""
+    wanted, known = choice.precision, typing.get_args(PredictPrecision)
+    if wanted not in known:
+        raise ConfigError(f"expected precision {', '.join(known)}, found {wanted!r}")
+    if wanted == "float32":
+        return
+    asked = {
+        "--uncertainty": choice.uncertainty,
+        "--probabilities": choice.probabilities,
+        f"task {bundle.task.kind}": bundle.task.kind != "semantic",
+    }
+    for what, is_asked in asked.items():
+        if is_asked:
+            raise ConfigError(f"{what} goes with float32 alone, since only labels are compared; leave --precision out")
+    if wanted == "int8" and device.is_gpu:
         raise ConfigError("precision int8 is for CPUs; leave --precision out, or take bf16")
+    if wanted == "int8" and not all(importlib.util.find_spec(name) for name in INT8_NEEDS):
+        raise ConfigError("int8 needs OpenVINO and NNCF. Install them (pip install 'vol3d[cpu]') or leave it out.")
 
 
 def tried(
@@ -54,57 +99,68 @@ def tried(
     plans: Sequence[TilePlan],
     wanted: PredictPrecision,
     device: Device,
-    name: str,
-    tell: Listener,
+    names: tuple[str, ...],
 ) -> tuple[Any, str, Trial | None]:
     """The network and the precision to predict with: those that are wanted, if they prove themselves on this image.
 
-    Eight blocks lie in the eight octants of the volume. Of four the ranges for int8 are taken, on the other four the
-    labels are compared with those of float32; below `LEAST_AGREEMENT` float32 is used. image, plans: as
-    `predict_axes` takes them. name: of the scan. Raises `ConfigError`, `ModelError` where int8 is not to be had.
+    Eight blocks lie in the eight octants of the volume. Of four of them the ranges for int8 are taken; on all of them
+    the labels are compared with those of float32. Float32 is used where fewer than `LEAST_AGREEMENT` of them are the
+    same, a class has a Dice below `LEAST_DICE`, or a class does not occur, so that nothing is known about it. image,
+    plans: as `predict_axes` takes them. names: of the classes. Raises `ModelError` where a network cannot be had in
+    int8.
     """
-    require_precision(wanted, device)
     if wanted == "float32":
         return network, device.precision, None
-    examples, asked = _batches(network, image, plans, device)
-    if wanted == "bf16":
-        quicker, precision = network, "bf16"
-    else:
+    blocks = list(_blocks(network, plans))
+    quicker, precision = network, "bf16"
+    if wanted == "int8":
+        examples = [read_batch(image, box, seen) for box, seen in blocks[::2]]
         quicker, precision = in_int8(network, examples), "float32"
-    trial = Trial(wanted, agreement(network, quicker, asked, autocast=precision == "bf16"))
-    tell.note(f"{name}: {trial.said}")
-    return (quicker, precision, trial) if trial.passed else (network, device.precision, trial)
+    counts, seconds = np.zeros((len(names), len(names)), np.int64), [0.0, 0.0]
+    for box, seen in blocks:
+        batch = read_batch(image, box, seen).to(device.name)
+        exact, found = (
+            _labels(one, batch, seconds, number, autocast=number == 1 and precision == "bf16")
+            for number, one in enumerate((network, quicker))
+        )
+        counts += np.bincount(exact * len(names) + found, minlength=len(names) ** 2).reshape(counts.shape)
+    trial = Trial(wanted, counts, names, seconds[0] / seconds[1])
+    return (quicker, precision, trial) if trial.objection is None else (network, device.precision, trial)
+
+
+def tell_trial(trial: Trial | None, name: str, tell: Listener) -> None:
+    """Say how a precision did, where one was tried. name: of the scan."""
+    if trial is not None:
+        tell.note(f"{name}: {trial.said}")
 
 
 @torch.inference_mode()
-def agreement(network: Any, quicker: Any, batches: Sequence[Tensor], *, autocast: bool) -> float:  # noqa: ANN401  modules
-    """Share of voxels that get the same class from both. batches: (N, C, *S); autocast: `quicker` computes in bf16."""
-    same = total = 0
-    for batch in batches:
-        exact = network(batch).argmax(1)
-        with torch.autocast(batch.device.type, dtype=_BF16, enabled=autocast):
-            found = quicker(batch).argmax(1)
-        same += int((found == exact).sum())
-        total += exact.numel()
-    return same / total
-
-
-def _batches(
+def _labels(
     network: Any,  # noqa: ANN401  as in `tried`
-    image: Image,
-    plans: Sequence[TilePlan],
-    device: Device,
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Blocks of the image as a network takes them, (N, C, *S): for taking ranges, and for comparing labels."""
-    found: tuple[list[Tensor], list[Tensor]] = ([], [])
+    batch: Tensor,
+    seconds: list[float],
+    number: int,
+    *,
+    autocast: bool,
+) -> NDArray[np.int64]:
+    """The classes of all voxels; what they take is added to `seconds[number]`."""
+    begin = time.perf_counter()
+    with torch.autocast(batch.device.type, dtype=_BF16, enabled=autocast):
+        found: NDArray[np.int64] = network(batch).argmax(1).cpu().numpy().ravel()
+    seconds[number] += time.perf_counter() - begin
+    return found
+
+
+def _blocks(network: Any, plans: Sequence[TilePlan]) -> Iterator[tuple[Box, tuple[int, ...]]]:  # noqa: ANN401  as above
+    """Boxes of what the network takes, alternately from either half of the octants, and the axes that it sees."""
     for plan in plans:
         seen = network.input_size([min(plan.shape[axis], _SIDE) for axis in plan.seen])
         size = [min(n, _PLANES) for n in plan.shape]
         for axis, n in zip(plan.seen, seen, strict=True):
-            size[axis] = min(n, plan.size[axis])
-        for octant in itertools.product((0, 1), repeat=3):
-            middle = [(1 + 2 * half) * n // 4 for half, n in zip(octant, plan.shape, strict=True)]
-            x, y, z = (m - n // 2 for m, n in zip(middle, size, strict=True))
-            batch = read_batch(image, Box((x, y, z), (size[0], size[1], size[2])), plan.seen)
-            found[sum(octant) % 2].append(batch.to(device.name))
-    return found
+            size[axis] = n if getattr(network, "local", False) else plan.size[axis]
+        octants = sorted(itertools.product((0, 1), repeat=3), key=lambda octant: sum(octant) % 2)
+        for pair in zip(octants[:4], octants[4:], strict=True):
+            for octant in pair:
+                middle = [(1 + 2 * half) * n // 4 for half, n in zip(octant, plan.shape, strict=True)]
+                x, y, z = (m - n // 2 for m, n in zip(middle, size, strict=True))
+                yield Box((x, y, z), (size[0], size[1], size[2])), plan.seen

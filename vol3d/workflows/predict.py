@@ -26,10 +26,10 @@ from vol3d.workflows.models import find_model
 from vol3d.workflows.outcomes import Outcome, outcome
 from vol3d.workflows.outputs import PredictOptions, require_room, target_of
 from vol3d.workflows.pixel_channels import prepare
-from vol3d.workflows.precision import Trial, tried
+from vol3d.workflows.precision import Trial, require_precision, tell_trial, tried
 from vol3d.workflows.scan import read_scan
 from vol3d.workflows.sources import Source, Spacing
-from vol3d.workflows.tiling import tile_plans, trained_patch
+from vol3d.workflows.tiling import require_sight, tile_plans, trained_patch
 from vol3d.workflows.uncertainty import UncertainPass, require_probabilities, write_uncertainty
 from vol3d.workflows.unlike import intensities_unlike_training, unlike_training
 
@@ -81,13 +81,14 @@ def predict(
     target = target_of(scan, output, bundle)
     if target is not None:
         require_room(target, choice)
-    require_possible(bundle, choice)
+    _require_possible(bundle, choice)
+    device = exact(pick_device(choice.device))
+    require_precision(bundle, choice, device)
     if choice.prune is not None:
         bundle = bundle.pruned(choice.prune)
     volume = read_scan(scan, choice.data, bundle, spacing_mm, tell)
     drawn = _drawn(scan, model, volume, bundle, choice, spacing_mm)
     warnings = tuple(unlike_training(volume, bundle.training_range))
-    device = exact(pick_device(choice.device))
     network = bundle.build(device.name)
     require_memory(volume, bundle, choice)
     prepared = prepare(volume, bundle)
@@ -124,8 +125,11 @@ def _answers(
         found = outcome(bundle, unsure.slabs, prepared.undo, volume, probabilities=choice.probabilities)
         return replace(found, uncertainty=unsure.maps(prepared.undo)), None
     _, x, y, z = prepared.array.shape
-    plans = tile_plans(network, (x, y, z), device, tiling, bundle.task.planes, trained_patch(bundle))
-    quicker, precision, trial = tried(network, prepared.array, plans, choice.precision, device, volume.name, tell)
+    patch = trained_patch(bundle)
+    plans = require_sight(tile_plans(network, (x, y, z), device, tiling, bundle.task.planes, patch), patch, tiling)
+    names = bundle.labels.names
+    quicker, precision, trial = tried(network, prepared.array, plans, choice.precision, device, names)
+    tell_trial(trial, volume.name, tell)
 
     def slabs(bare: bool) -> Iterator[Slab]:
         return inference.predict_axes(
@@ -143,11 +147,8 @@ def _answers(
     return outcome(bundle, slabs, prepared.undo, volume, probabilities=choice.probabilities), trial
 
 
-def require_possible(bundle: ModelBundle, choice: PredictOptions) -> None:
+def _require_possible(bundle: ModelBundle, choice: PredictOptions) -> None:
     """Raise `ConfigError` where the model has no answers of the kind that is asked for."""
-    if choice.precision != "float32" and (choice.uncertainty or bundle.task.kind == "regression"):
-        why = "--uncertainty is computed" if choice.uncertainty else "values of a regression are predicted"
-        raise ConfigError(f"{why} in float32 only; leave --precision {choice.precision} out")
     if choice.probabilities and bundle.task.kind == "regression":
         raise ConfigError("this model predicts values, which have no class probabilities; leave --probabilities out")
     if choice.uncertainty:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from vol3d.bundle import ModelBundle
 from vol3d.config import InferenceConfig
-from vol3d.errors import ModelError, ResourceError
+from vol3d.errors import ModelError
 from vol3d.inference import TilePlan, bytes_per_voxel, plan_axes, plan_for
 from vol3d.networks import uses_current_statistics
 from vol3d.workflows.device import Device, memory_bytes
@@ -49,8 +50,7 @@ def tile_plans(
     planes: of a 2-D network, the axes across which it goes slice by slice: a plan for each; of a 3-D one none, and one
     plan. patch: the input it learned from, along its axes: the tile of a network whose answers depend on all of its
     input. indices: only the most probable classes are wanted, which a valid 3-D network is then planned for.
-    Raises `ModelError` for a tile the network cannot take, `ResourceError` where not even the smallest tile fits, or
-    one so small that a same-padded network would see too little.
+    Raises `ModelError` for a tile the network cannot take, `ResourceError` where not even the smallest tile fits.
     """
     demand = bytes_per_voxel(network, in_channels=network.in_channels, precision=device.precision)
     limit = memory_bytes(device, settings.max_memory_gb)
@@ -71,25 +71,29 @@ def tile_plans(
     if planes:  # a batch of many planes is no faster, and planes that nobody needs can be left out of small ones
         plane = [n + m + s for n, m, s in zip(sorted(shape)[1:], network.margin, network.total_stride, strict=True)]
         facts["most_voxels"] = max(_FEW_VOXELS, math.prod(plane))
-        return _seeing_enough(plan_axes(network, shape, planes, **facts), patch, settings)
-    return _seeing_enough((plan_for(network, shape, **facts, indices=indices),), patch, settings)
+        return plan_axes(network, shape, planes, **facts)
+    return (plan_for(network, shape, **facts, indices=indices),)
 
 
-def _seeing_enough(
+def require_sight(
     plans: tuple[TilePlan, ...], patch: Sequence[int] | None, settings: InferenceConfig
 ) -> tuple[TilePlan, ...]:
-    """The plans. Raises `ResourceError` where tiles that nobody asked for are less than half a patch along any axis."""
-    for plan in plans:
-        if patch is None or settings.tile is not None or not any(plan.blended):
-            continue
-        for axis, learned in zip(plan.seen, patch, strict=True):
-            least = min(learned // 2, plan.axes[axis].length)
-            if plan.size[axis] < least:
-                size, whole = ("×".join(map(str, n)) for n in (plan.size, patch))
-                needed = 2 * len(plans) * plan.budget.buffer_bytes(max(least, plan.size[0]), plan.axes)
-                raise ResourceError(
-                    f"tiles of {size} voxels are all that the memory allows for a scan of this size, too small for a "
-                    f"network that learned from {whole}: its labels would be poor. About {needed / 1e9:.2g} GB are "
-                    "needed beside the program: allow more with --max-memory, or ask for a --tile."
-                )
-    return plans
+    """Plans whose tiles see at least half a patch along every axis, where nobody asked for smaller ones.
+
+    A same-padded network answers poorly where it sees less. Raises `ResourceError` where that does not fit into the
+    memory.
+    """
+    if patch is None or settings.tile is not None:
+        return plans
+    return tuple(_seeing(plan, patch) if any(plan.blended) else plan for plan in plans)
+
+
+def _seeing(plan: TilePlan, patch: Sequence[int]) -> TilePlan:
+    least = [1, 1, 1]
+    for axis, learned in zip(plan.seen, patch, strict=True):
+        least[axis] = min(plan.axes[axis].at_least(-(-learned // 2)), plan.axes[axis].whole)
+    size = (least[0], least[1], least[2])
+    if all(plan.size[axis] >= size[axis] for axis in plan.seen):
+        return plan
+    plan.budget.require(size, plan.axes, "half the patch that the network learned from, which it has to see")
+    return replace(plan, size=size)

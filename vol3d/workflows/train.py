@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from vol3d.config import Config
 from vol3d.errors import ConfigError
@@ -29,7 +29,7 @@ from vol3d.workflows.sources import Source, Spacing
 from vol3d.workflows.train_forecast import forecast_training
 from vol3d.workflows.training_run import TrainingRun, TrainResult
 
-_MOSTLY = 0.5
+_DENSE = 0.5  # above it labels are no slices
 _GENTLER = 0.25  # of the learning rate, where a run begins with weights that have learned already
 DEFAULT_CONFIG = Path("vol3d.yaml")
 
@@ -46,7 +46,7 @@ def train(  # noqa: PLR0913  the verb that everything hangs on
     overrides: Sequence[str] = (),
     spacing_mm: Spacing = None,
     resume: str | Path | None = None,
-    dry_run: bool = False,
+    dry_run: bool | Literal["plan"] = False,
     overwrite: bool = False,
     listener: Listener | None = None,
 ) -> TrainResult | Plan:
@@ -56,7 +56,7 @@ def train(  # noqa: PLR0913  the verb that everything hangs on
     `spacing_mm`. config: a YAML file, a mapping or a `Config`; options: nested keys that win over it; overrides:
     `a.b=value` strings that win over both. output: the run folder, by default runs/DATE-NAME. resume: a run folder to
     go on with; with labels, a finished run whose weights a new run begins with, for a minute by default. dry_run:
-    return the `Plan`, with what a few iterations took (unless they are long), and make no run folder.
+    return the `Plan`, with what a few iterations took (unless they are long, or it is "plan"), and make no run folder.
     Raises `ConfigError`, `LabelError`, `GeometryError` or `FileFormatError` on bad input, before anything is written.
     """
     started = time.monotonic()
@@ -94,6 +94,8 @@ def train(  # noqa: PLR0913  the verb that everything hangs on
     if earlier is not None:
         earlier.require_same_network(plan)
     cases = [with_border_weights(case, meaning, settled.loss, plan.planes) for case in cases]
+    if dry_run == "plan":
+        return plan
     if dry_run:
         return replace(plan, forecast=forecast_training(plan, cases, meaning))
     tell.note(meaning.said)
@@ -108,8 +110,8 @@ def train(  # noqa: PLR0913  the verb that everything hangs on
 
 def _painted_axes(cases: Sequence[Case]) -> set[int]:
     """The prepared axes across which a few slices are painted; none of scans that are labeled for the most part."""
-    sparse = [case.labels.labeled for case in cases if case.labels.labeled.mean() < _MOSTLY]
-    return {axis for labeled in sparse for axis, _ in find_planes(labeled)}
+    known = [case.labels.known for case in cases]
+    return {axis for mask in known if mask.mean() < _DENSE for axis, _ in find_planes(mask)}
 
 
 def _go_on(earlier: Earlier, options: Options, overrides: Sequence[str]) -> Config:

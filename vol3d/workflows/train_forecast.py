@@ -30,7 +30,7 @@ _STEPS, _LIMIT_SECONDS, _LONGEST_STEP = 4, 15.0, 5.0
 class TrainForecast:
     """What is to be expected of a plan. seconds: of an iteration, measured, on this machine as busy as it is now.
 
-    bytes: the most memory of the process. device_bytes: the most memory of the GPU, None on a CPU.
+    bytes: what the process holds in training. device_bytes: the most memory of the GPU, None on a CPU.
     """
 
     seconds: float

@@ -1,0 +1,96 @@
+"""2-D or 3-D: what is planned where nobody says."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+import vol3d
+from vol3d.config import parse_config
+from vol3d.volume import LabelTable, SparseLabels
+from vol3d.workflows.case import Case
+from vol3d.workflows.device import Device
+from vol3d.workflows.estimate import plan_lines
+from vol3d.workflows.plan import Grid, make_plan
+from vol3d.workflows.train import _painted_axes
+
+CPU = Device("cpu", "float32")
+
+
+@pytest.mark.parametrize(
+    ("config", "spacing", "painted", "dimensions", "planes"),
+    [
+        ({}, (1.0, 1.0, 1.0), (), 3, ()),  # scribbles
+        ({}, (1.0, 1.0, 1.0), {2, 0}, 2, (0, 2)),
+        ({}, (1.0, 1.0, 1.0), {2}, 3, ()),
+        ({}, (1.0, 1.0, 5.0), {2}, 2, (2,)),
+        ({"network": {"plan": "unet", "dimensions": 2}}, (1.0, 1.0, 1.0), {2}, 2, (2,)),
+        ({}, (1.0, 1.0, 5.0), {2, 0}, 2, (2,)),
+        ({}, (1.0, 1.0, 5.0), {0}, 3, ()),  # no slice that a 2-D network could look at
+        ({"network": {"plan": "unet", "dimensions": 3}}, (1.0, 1.0, 1.0), {2}, 3, ()),
+        ({"network": {"plan": "unet", "dimensions": 2}}, (1.0, 1.0, 5.0), {0}, 2, (2,)),
+        ({"sampling": {"patch_size": [32, 32, 32]}}, (1.0, 1.0, 1.0), {2}, 3, ()),
+        ({"sampling": {"patch_size": [32, 32]}}, (1.0, 1.0, 1.0), {2}, 2, (2,)),
+        ({"sampling": {"planes": ["y"]}}, (1.0, 1.0, 1.0), {2}, 2, (1,)),
+        ({"task": "instances"}, (1.0, 1.0, 1.0), {2, 0}, 3, ()),
+    ],
+)
+def test_dimensions_follow_what_is_painted(config, spacing, painted, dimensions, planes):
+    plan = make_plan(parse_config(config), [Grid((64, 64, 40), spacing)], 1, ("a", "b"), CPU, painted)
+    assert (plan.network.dimensions, plan.planes) == (dimensions, planes)
+    again = make_plan(parse_config(plan.config.to_json()), [Grid((64, 64, 40), spacing)], 1, ("a", "b"), CPU, ())
+    assert (again.network, again.planes, again.patch) == (plan.network, plan.planes, plan.patch)
+
+
+@pytest.mark.parametrize(
+    ("shape", "painted", "dimensions", "planes"),
+    [
+        ((300, 300, 12), {0, 2}, 3, ()),  # planes of 300×12 are no pictures
+        ((300, 300, 12), {0, 1}, 3, ()),
+        ((300, 300, 1), (), 2, (2,)),  # a picture is one
+        ((300, 40, 40), {0, 1}, 2, (0, 1)),
+    ],
+)
+def test_thin_volumes(shape, painted, dimensions, planes):
+    plan = make_plan(parse_config({}), [Grid(shape, (1.0, 1.0, 1.0))], 1, ("a", "b"), CPU, painted)
+    assert (plan.network.dimensions, plan.planes) == (dimensions, planes)
+
+
+def test_painted_axes_are_those_of_slices():
+    labeled = np.zeros((40, 40, 40), bool)
+    labeled[:, 10], labeled[:, :, 30] = True, True
+    names = {"labels": SparseLabels(np.zeros(labeled.shape, np.uint8), labeled, LabelTable.from_codes([0, 1]))}
+    case = Case("scan", torch.zeros(1, 40, 40, 40), spacing_mm=(1.0, 1.0, 1.0), scan={}, **names)
+    assert _painted_axes([case]) == {1, 2}
+    dense = dataclasses.replace(case, labels=dataclasses.replace(case.labels, labeled=np.ones_like(labeled)))
+    assert _painted_axes([dense]) == set()
+    assert _painted_axes([dense, case]) == {1, 2}
+
+
+def test_a_gpu_gets_the_paper_network():
+    grids = [Grid((200, 200, 200), (1.0, 1.0, 1.0))]
+    assert make_plan(parse_config({}), grids, 1, ("a", "b"), CPU, {0, 2}).network.dimensions == 2
+    plan = make_plan(parse_config({}), grids, 1, ("a", "b"), Device("cuda:0", "bf16"), {0, 2})
+    assert (plan.network.dimensions, plan.patch) == (3, (132, 132, 116))
+
+
+def test_a_dry_run_measures_a_step(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    image = np.random.default_rng(0).normal(size=(30, 30, 30)).astype(np.float32)
+    labels = np.full(image.shape, 9, np.uint8)
+    labels[:, :, 10], labels[:, 12] = image[:, :, 10] > 0, image[:, 12] > 0
+    config = {"network": {"plan": "unet", "width": 2}, "training": {"time_budget_s": 60.0}}
+    plan = vol3d.train(image, labels, dry_run=True, spacing_mm=(1.0, 1.0, 1.0), unlabeled=9, config=config)
+    found = plan.forecast
+    assert found is not None
+    assert 0 < found.seconds < 20
+    assert found.bytes > image.nbytes
+    assert found.device_bytes is None
+    assert plan.network.dimensions == 2
+    lines = plan_lines(plan)
+    assert f"({found.seconds:.2g} s per iteration, measured)" in lines[-1]
+    assert f"about {max(1, int(0.75 * 60 / found.seconds))} iterations" in lines[-1]
+    assert list(tmp_path.iterdir()) == []
+    bare = dataclasses.replace(plan, forecast=None)
+    assert "estimated from this device's speed" in plan_lines(bare)[-1]
