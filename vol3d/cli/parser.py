@@ -119,7 +119,7 @@ def _train(parser: Parser) -> None:
     parser.add_argument("--task", choices=TASKS, help="what to learn (default: semantic, a class for every voxel)")
     parser.add_argument("--network", choices=NETWORKS, help="a kind of network, sized for the data (default: unet)")
     parser.add_argument(
-        "--dimensions", type=int, choices=[2, 3], help="a 2-D network goes slice by slice (default: as is best)"
+        "--dimensions", type=int, choices=[2, 3], help="a 2-D network goes slice by slice (default: planned)"
     )
     parser.add_argument("--planes", nargs="+", choices=["x", "y", "z"], help="axes across which a 2-D network goes")
     parser.add_argument("--width", type=count(1), metavar="N", help="channels of the network's finest level")
