@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from vol3d.workflows.device import Device
     from vol3d.workflows.plan import Plan
 
-_TRAINING_SHARE = 0.75  # of a time budget; the rest is for the pixel classifier, validations and the end
+_TRAINING_SHARE, _CLOSING_SECONDS = 0.75, 6.0  # of what is left of a time; the rest is for validations and previews
 _BACKWARD = 3.0  # a training step costs about three forward passes
 _COPIES = {"adamw": 4, "sgd": 3}  # weights, gradients and what the optimiser keeps
 
@@ -25,11 +25,14 @@ def plan_lines(plan: Plan) -> list[str]:
     training, found = plan.config.training, plan.forecast
     seconds = step_seconds(plan) if found is None else found.seconds
     geometry = plan.geometry
+    around = _CLOSING_SECONDS + (0.0 if found is None else found.seconds_before)
     if training.iterations is not None:
-        length = f"{training.iterations} iterations, about {_clock(training.iterations * seconds)}"
+        whole = around + training.iterations * seconds / _TRAINING_SHARE
+        length = f"{training.iterations} iterations, about {_clock(whole)}"
     else:
         budget = training.time_budget_s or 0.0
-        length = f"{_clock(budget)} time budget, about {max(1, int(_TRAINING_SHARE * budget / seconds))} iterations"
+        count = max(1, int(_TRAINING_SHARE * (budget - around) / seconds))
+        length = f"{_clock(budget)} time budget, about {count} iterations"
     margin = "" if geometry.padded else f"; valid input sizes {', '.join(_rules(plan))}"
     return [
         f"network: {describe(plan.network)}{_across(plan)}",

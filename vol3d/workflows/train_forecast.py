@@ -23,6 +23,7 @@ from vol3d.workflows.plan import Plan
 from vol3d.workflows.processes import open_fabric
 from vol3d.workflows.stages import fit_settings
 
+_STEP_SECONDS, _VOXEL_SECONDS = 0.015, 4e-6
 _STEPS, _LIMIT_SECONDS, _LONGEST_STEP = 4, 15.0, 5.0
 
 
@@ -30,10 +31,12 @@ _STEPS, _LIMIT_SECONDS, _LONGEST_STEP = 4, 15.0, 5.0
 class TrainForecast:
     """What is to be expected of a plan. seconds: of an iteration, measured, on this machine as busy as it is now.
 
-    bytes: what the process holds in training. device_bytes: the most memory of the GPU, None on a CPU.
+    seconds_before: until the first iteration, for the pixel classifier. bytes: what the process holds in training.
+    device_bytes: the most memory of the GPU, None on a CPU.
     """
 
     seconds: float
+    seconds_before: float
     bytes: float
     device_bytes: float | None
 
@@ -56,7 +59,15 @@ def forecast_training(plan: Plan, cases: list[Case], meaning: Meaning) -> TrainF
     seconds = time_steps(network, source, loss, fit_settings(plan, 1), fabric, _STEPS, _LIMIT_SECONDS)
     most = max(io.resident_bytes(), before + _classifier_bytes(plan, cases))
     on_device = float(torch.cuda.max_memory_allocated(plan.device.name)) if plan.device.is_gpu else None
-    return TrainForecast(seconds, most, on_device)
+    return TrainForecast(seconds, _classifier_seconds(plan, cases), most, on_device)
+
+
+def _classifier_seconds(plan: Plan, cases: list[Case]) -> float:
+    """About what the pixel classifier takes, measured on two cores: for its steps, and for every voxel."""
+    if not plan.classifier:
+        return 0.0
+    voxels = sum(math.prod(case.shape) for case in cases)
+    return _STEP_SECONDS * (plan.config.pixel_classifier.steps or 0) + _VOXEL_SECONDS * voxels
 
 
 def _classifier_bytes(plan: Plan, cases: Sequence[Case]) -> float:
