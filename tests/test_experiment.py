@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -482,6 +483,30 @@ def test_an_interrupt_keeps_the_rows(tmp_path, monkeypatch):
     assert found.stopped
     assert len(found.rows) == len(read_csv(tmp_path / "e")) == 1
     assert not (tmp_path / "e" / "runs").exists()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_that_python_drops_stops_all_the_same(tmp_path, monkeypatch):
+    original = experiment_run.predict
+
+    class Dropped:
+        """What is raised in a destructor goes no further."""
+
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
+
+    def drops(*arguments, **options):
+        Dropped()
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(experiment_run, "predict", drops)
+    images, labels = volumes()
+    before = signal.getsignal(signal.SIGINT)
+    found = experiment("folds", tmp_path / "e", images, labels)
+    assert found.stopped
+    assert len(found.rows) == 1
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_planned_networks_with_and_without_batchnorm_differ_in_nothing_else(tmp_path):

@@ -37,6 +37,7 @@ from vol3d.workflows.labels import LabelMeaning
 from vol3d.workflows.listener import Listener, Quiet
 from vol3d.workflows.meaning import find_meaning, read_truth
 from vol3d.workflows.partial import require_meant, unseen_classes
+from vol3d.workflows.run import RememberedInterrupt
 from vol3d.workflows.settings import Options
 from vol3d.workflows.sources import Source, Spacing, image_volume
 
@@ -143,21 +144,26 @@ def _go(
     began = time.monotonic()
     inner = RowListener(tell)
     try:
-        for count, (number, row) in enumerate(todo, start=1):
-            inner.name = f"row {number}/{len(plan.rows)}"
-            tell.note(f"{inner.name}: {row.key}")
-            try:
-                found = run_row(row, request.config, material, runs / _folder_name(row), inner, keep=keep_runs)
-            except TrainingError as error:
-                failed.append(row.key)
-                tell.warn(f"{inner.name} failed and is left out: {error}")
-                continue
-            if found is None:
-                stopped = True
-                break
-            file.add(found)
-            left = (time.monotonic() - began) / count * (len(todo) - count)
-            tell.note(f"{inner.name}: {_told(found, material.table)}" + (f"; about {clock(left)} left" if left else ""))
+        with RememberedInterrupt() as interrupt:
+            for count, (number, row) in enumerate(todo, start=1):
+                if interrupt.asked():
+                    stopped = True
+                    break
+                inner.name = f"row {number}/{len(plan.rows)}"
+                tell.note(f"{inner.name}: {row.key}")
+                try:
+                    found = run_row(row, request.config, material, runs / _folder_name(row), inner, keep=keep_runs)
+                except TrainingError as error:
+                    failed.append(row.key)
+                    tell.warn(f"{inner.name} failed and is left out: {error}")
+                    continue
+                if found is None:
+                    stopped = True
+                    break
+                file.add(found)
+                left = (time.monotonic() - began) / count * (len(todo) - count)
+                about = f"; about {clock(left)} left" if left else ""
+                tell.note(f"{inner.name}: {_told(found, material.table)}{about}")
     except KeyboardInterrupt:
         stopped = True
     with contextlib.suppress(OSError):  # it may hold runs that were to be kept

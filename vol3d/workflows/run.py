@@ -226,3 +226,11 @@ class Interrupt:
         if self._asked:
             raise KeyboardInterrupt
         self._asked = True
+
+
+class RememberedInterrupt(Interrupt):
+    """Interrupts at once, as ever, and remembers it: Python drops what is raised in a callback or a destructor."""
+
+    def _take(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002  the signature of a handler
+        self._asked = True
+        raise KeyboardInterrupt
