@@ -25,7 +25,7 @@ import numpy as np
 from side_by_side import keep, show
 
 from vol3d.bundle import ModelBundle
-from vol3d.config import UNetConfig
+from vol3d.config import AnyNetworkConfig, UNetConfig
 from vol3d.networks import build
 from vol3d.transforms import Preprocessing
 from vol3d.volume import LabelTable
@@ -33,16 +33,8 @@ from vol3d.volume import LabelTable
 VOL3D = str(Path(sys.executable).with_name("vol3d"))
 
 
-def save_model(path: Path, padding: str) -> None:
-    network = UNetConfig(encoder=((4, 4), (8, 8)), padding=padding)
-    weights = build(network, 1, 3).state_dict()
-    facts = {
-        "spacing_mm": {"minimum": [1.0] * 3, "maximum": [1.0] * 3},
-        "orientations": ["RAS"],
-        "intensities": [{"p1": 0.0, "p99": 255.0}],
-        "channel": None,
-        "patch": None,
-    }
+def save_model(path: Path, network: AnyNetworkConfig, weights: dict, patch: list[int] | None = None) -> None:
+    """A model file of a network for one channel and three classes, as if it had learned from 8-bit scans of 1 mm."""
     ModelBundle(
         network=network,
         in_channels=1,
@@ -50,9 +42,20 @@ def save_model(path: Path, padding: str) -> None:
         preprocessing=Preprocessing().to_json(),
         labels=LabelTable.from_codes([0, 1, 2]),
         statistics="running",
-        training_range=facts,
+        training_range={
+            "spacing_mm": {"minimum": [1.0] * 3, "maximum": [1.0] * 3},
+            "orientations": ["RAS"],
+            "intensities": [{"p1": 0.0, "p99": 255.0}],
+            "channel": None,
+            "patch": patch,
+        },
         provenance={},
     ).save(path)
+
+
+def save_tiny_model(path: Path, padding: str) -> None:
+    network = UNetConfig(encoder=((4, 4), (8, 8)), padding=padding)
+    save_model(path, network, build(network, 1, 3).state_dict())
 
 
 def write_scan(path: Path, shape: tuple[int, ...]) -> None:
@@ -150,7 +153,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             model = folder / "model.safetensors"
-            save_model(model, options.padding)
+            save_tiny_model(model, options.padding)
             found = large(folder, model, shape, options.budget) if part == "large" else whole(folder, model)
         show(found)
         print()

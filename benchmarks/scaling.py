@@ -21,15 +21,13 @@ import h5py
 import nibabel
 import numpy as np
 import torch
-from memory import VOL3D, run, save_model, write_scan
+from memory import VOL3D, run, save_model, save_tiny_model, write_scan
 from side_by_side import RESULTS, keep, show
 
-from vol3d.bundle import ModelBundle
 from vol3d.config import parse_config
 from vol3d.networks import build, reestimate
 from vol3d.training import time_steps
 from vol3d.transforms import Preprocessing
-from vol3d.volume import LabelTable
 from vol3d.workflows.cases import gather, load
 from vol3d.workflows.device import Device
 from vol3d.workflows.listener import Quiet
@@ -59,22 +57,7 @@ def planned_model(path: Path) -> None:
     network = build(plan.network, 1, 3, generator=torch.Generator().manual_seed(0))
     image = torch.from_numpy(noise(64))[None, None]
     reestimate(network, [image, -image])
-    ModelBundle(
-        network=plan.network,
-        in_channels=1,
-        weights=network.state_dict(),
-        preprocessing=Preprocessing().to_json(),
-        labels=LabelTable.from_codes([0, 1, 2]),
-        statistics="running",
-        training_range={
-            "spacing_mm": {"minimum": [1.0] * 3, "maximum": [1.0] * 3},
-            "orientations": ["RAS"],
-            "intensities": [{"p1": -3.0, "p99": 3.0}],
-            "channel": None,
-            "patch": list(plan.patch),
-        },
-        provenance={},
-    ).save(path)
+    save_model(path, plan.network, network.state_dict(), list(plan.patch))
 
 
 def predicted(side: int, *more: str) -> dict:
@@ -90,7 +73,7 @@ def predicted_in_parts(side: int) -> dict:
     """`vol3d predict` of side³ voxels from file to file."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        save_model(folder / "model.safetensors", "valid")
+        save_tiny_model(folder / "model.safetensors", "valid")
         write_scan(folder / "scan.h5", (side,) * 3)
         return _run(
             [
@@ -118,7 +101,7 @@ def train_row(side: int) -> dict:
             with h5py.File(Path(name) / f"{file}.h5", "w") as stored:
                 stored.create_dataset("data", data=array).attrs["element_size_um"] = [1000.0] * 3
         config = parse_config({"labels": {"unlabeled": UNLABELED}, "pixel_classifier": {"use": "no"}, **THREE})
-        files = gather([f"{name}/scan.h5"], [f"{name}/labels.h5"], [])
+        files = gather([f"{name}/scan.h5:data"], [f"{name}/labels.h5:data"], [])
         cases, meaning = load(files, config, Preprocessing(**config.preprocess.model_dump()), Quiet())
     device = Device("cpu")
     grids = [Grid(case.shape, case.spacing_mm, case.scan["order"]) for case in cases]
@@ -174,7 +157,9 @@ def plot(found: dict[str, list[dict]]) -> None:
         for column, (key, unit) in enumerate((("seconds", "seconds"), ("GB", "peak memory in GB"))):
             axes = panels[row][column]
             for part in parts:
-                rows = found.get(part, [])
+                rows = found.get(part)
+                if rows is None:
+                    continue
                 axes.plot([r["side"] for r in rows], [r[key] for r in rows], "o-", label=told[part])
             axes.set_xscale("log", base=2)
             axes.set_yscale("log")
@@ -182,6 +167,8 @@ def plot(found: dict[str, list[dict]]) -> None:
             axes.set_xticks(sides, [str(side) for side in sides], minor=False)
             axes.set_xlabel("side of the volume in voxels" if row == 0 else "side of the tile in voxels")
             axes.set_ylabel(unit)
+            for which in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+                which("{x:g}")
             axes.grid(visible=True, alpha=0.3)
             axes.legend(fontsize=8)
     figure.savefig(PICTURE, dpi=110)

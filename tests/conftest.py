@@ -4,8 +4,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-settings.register_profile("vol3d", deadline=None, max_examples=100, derandomize=True)
-settings.register_profile("thorough", deadline=None, max_examples=500)
+settings.register_profile("vol3d", deadline=None, max_examples=200, derandomize=True)
 settings.load_profile("vol3d")
 
 

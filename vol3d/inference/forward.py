@@ -110,6 +110,13 @@ class Runner:
         if ahead is not None:
             yield ahead
 
+    def read(self, box: Box, seen: tuple[int, ...]) -> Tensor:
+        """A part of the image as the network takes it, (N, C, *S) on the device; beyond the border it is mirrored.
+
+        seen: the axes that the network sees; planes across the others are the batch.
+        """
+        return _to_batch(self._read(box, []), seen)
+
     def release(self) -> None:
         """Give unused memory back to the device."""
         if self.device.type == "cuda":
@@ -174,17 +181,6 @@ class Runner:
         if self.autocast is None:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.autocast)
-
-
-def read_batch(image: Image, box: Box, seen: tuple[int, ...]) -> Tensor:
-    """A part of an image (C, X, Y, Z) as a network takes it: float32 (N, C, *S) on the CPU.
-
-    seen: the axes that the network sees; planes across the others are the batch. Beyond the border it is mirrored.
-    """
-    if isinstance(image, Tensor):
-        return _to_batch(crop(image, box).float().cpu(), seen).contiguous()
-    block = np.ascontiguousarray(_voxels(image, box), dtype=np.float32)
-    return _to_batch(torch.from_numpy(block), seen).contiguous()
 
 
 def _voxels(image: NDArray[Any] | ReadByBox, box: Box) -> NDArray[Any]:

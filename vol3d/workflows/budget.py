@@ -23,7 +23,7 @@ REESTIMATION_BATCHES = 40
 _TIMED_STEPS = 5
 _VALIDATION_SHARE = 0.2  # of a time budget, at most
 _FEW = 50
-_CLOSING_SECONDS = 6.0
+CLOSING_SECONDS = 6.0
 _FORWARD_SHARE = 0.4  # of an optimisation step's time; what a pass without gradients takes
 
 
@@ -73,7 +73,7 @@ class Budget:
             held.score(network)
             validation = time.monotonic() - begin
             network.train()
-        left = training.time_budget_s - self.elapsed() - _CLOSING_SECONDS
+        left = training.time_budget_s - self.elapsed() - CLOSING_SECONDS
         validations = training.validations
         if validation > 0:
             validations = min(validations, int(_VALIDATION_SHARE * max(left, 0) / validation))

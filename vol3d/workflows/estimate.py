@@ -9,12 +9,13 @@ import torch
 
 from vol3d.config import AnyNetworkConfig, MonaiConfig, UNetConfig
 from vol3d.networks import activation_values, build, flops, paper_parameter_count, parameter_count
+from vol3d.workflows.budget import CLOSING_SECONDS
 
 if TYPE_CHECKING:
     from vol3d.workflows.device import Device
     from vol3d.workflows.plan import Plan
 
-_TRAINING_SHARE, _CLOSING_SECONDS = 0.75, 6.0  # of what is left of a time; the rest is for validations and previews
+_TRAINING_SHARE = 0.75  # of what is left of a time; the rest is for validations and previews
 _BACKWARD = 3.0  # a training step costs about three forward passes
 _COPIES = {"adamw": 4, "sgd": 3}  # weights, gradients and what the optimiser keeps
 
@@ -25,7 +26,7 @@ def plan_lines(plan: Plan) -> list[str]:
     training, found = plan.config.training, plan.forecast
     seconds = step_seconds(plan) if found is None else found.seconds
     geometry = plan.geometry
-    around = _CLOSING_SECONDS + (0.0 if found is None else found.seconds_before)
+    around = CLOSING_SECONDS + (0.0 if found is None else found.seconds_before)
     if training.iterations is not None:
         whole = around + training.iterations * seconds / _TRAINING_SHARE
         length = f"{training.iterations} iterations, about {_clock(whole)}"

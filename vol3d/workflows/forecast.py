@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +21,7 @@ from vol3d.inference.forward import Runner
 from vol3d.inference.tiles import Tile, TilePlan
 from vol3d.transforms import Preprocessing
 from vol3d.volume import Affine, Box
-from vol3d.workflows.allocator import keeps_freed_memory
+from vol3d.workflows.allocator import freed_memory_kept
 from vol3d.workflows.device import Device, exact, memory_bytes, pick_device
 from vol3d.workflows.large import array_bytes, bytes_left, is_too_large, plan_in_parts
 from vol3d.workflows.large_pixels import disk_bytes, largest_part, piece_bytes
@@ -67,7 +68,6 @@ class Forecast:
         ]
 
 
-@keeps_freed_memory
 def forecast(scan: str, bundle: ModelBundle, output: str, choice: PredictOptions) -> Forecast:
     """Plan the prediction of a scan and run one of its tiles; nothing is written.
 
@@ -97,12 +97,13 @@ def forecast(scan: str, bundle: ModelBundle, output: str, choice: PredictOptions
         plans = tuple(plan.flipped() for plan in plans)
     image = np.broadcast_to(np.float32(0), (bundle.network_channels, *shape))
     seconds = math.prod(shape) / _WRITTEN_PER_SECOND
-    for plan in plans:
-        tile = plan.tiles[len(plan.tiles) // 2]
-        runner = Runner(network, image, plan, torch.device(device.name), device.precision)
-        first = _seconds(runner, tile, plan)
-        later = first if len(plan.tiles) == 1 else _seconds(runner, tile, plan)
-        seconds += first + later * (plan.voxels / tile.input.voxels - 1)
+    with nullcontext() if in_parts else freed_memory_kept():
+        for plan in plans:
+            tile = plan.tiles[len(plan.tiles) // 2]
+            runner = Runner(network, image, plan, torch.device(device.name), device.precision)
+            first = _seconds(runner, tile, plan)
+            later = first if len(plan.tiles) == 1 else _seconds(runner, tile, plan)
+            seconds += first + later * (plan.voxels / tile.input.voxels - 1)
     disk, arrays, running = 0.0, 0.0 if in_parts else array_bytes(scan, bundle), max(plan.bytes for plan in plans)
     if bundle.classifier is not None:
         spacing = affine.orientation.apply_spacing(affine.spacing).tolist()
@@ -113,7 +114,8 @@ def forecast(scan: str, bundle: ModelBundle, output: str, choice: PredictOptions
             seconds += _classifying_in_parts(asked, part)
             running, disk = max(running, asked.bytes_of(part)), disk_bytes(bundle.classifier, shape)
         else:
-            seconds += _classifying(bundle.classifier, shape, spacing)
+            with freed_memory_kept():
+                seconds += _classifying(bundle.classifier, shape, spacing)
             running = max(running, classifying_bytes(bundle.classifier, shape))
     held = _PROGRAM_BYTES + arrays + running
     if in_parts:

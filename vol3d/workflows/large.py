@@ -22,7 +22,6 @@ from vol3d.transforms import PreparedByBox, Preprocessing
 from vol3d.transforms.boxes import stored_box
 from vol3d.version import __version__
 from vol3d.volume import Affine, Box, Volume
-from vol3d.workflows.allocator import freed_memory_kept
 from vol3d.workflows.device import Device, exact, memory_bytes, pick_device
 from vol3d.workflows.large_pixels import with_channels
 from vol3d.workflows.listener import Listener
@@ -123,7 +122,8 @@ def predict_large(
     """Segment a scan in an HDF5 file without ever holding all of it.
 
     What is finished is kept beside the output; after a crash or Ctrl-C the same command goes on from there. The labels
-    are those that `predict` gives. Raises what `predict` raises.
+    are those that `predict` gives. Freed memory goes back to the system: kept, it is cut into pieces by tiles of
+    several sizes, and grows past what is allowed. Raises what `predict` raises.
     """
     device = exact(pick_device(choice.device))
     require_precision(bundle, choice, device)
@@ -166,10 +166,9 @@ def predict_large(
                 progress=lambda done, total: tell.progress("predicting", done, total, {}),
             )
             try:
-                with freed_memory_kept():
-                    for slab in slabs if before < spool.shape[0] else ():
-                        found = slab.values[0] if planned[0].indices else slab.values.argmax(axis=0)
-                        spool.append(bundle.labels.decode(found))
+                for slab in slabs if before < spool.shape[0] else ():
+                    found = slab.values[0] if planned[0].indices else slab.values.argmax(axis=0)
+                    spool.append(bundle.labels.decode(found))
             except KeyboardInterrupt:
                 tell.note(
                     f"{source.name}: {spool.planes} of {spool.shape[0]} planes are kept; the same command goes on"

@@ -6,19 +6,18 @@ import importlib.util
 import itertools
 import time
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from vol3d.bundle import ModelBundle
 from vol3d.errors import ConfigError
-from vol3d.inference import TilePlan
-from vol3d.inference.forward import Image, read_batch
+from vol3d.inference import Tile, TilePlan
+from vol3d.inference.forward import Image, Runner
 from vol3d.inference.int8 import INT8_NEEDS, in_int8
 from vol3d.volume import Box
 from vol3d.workflows.device import Device, PredictPrecision
@@ -26,8 +25,7 @@ from vol3d.workflows.listener import Listener
 from vol3d.workflows.outputs import PredictOptions
 
 LEAST_AGREEMENT, LEAST_DICE = 0.999, 0.99
-_SIDE, _PLANES = 64, 4  # voxels of a block's answer along an axis; planes of a block that a 2-D network sees
-_BF16 = torch.bfloat16
+_SIDE, _PLANES = 64, 4  # voxels of a tile's answer along an axis; planes of a tile that a 2-D network sees
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,29 +101,29 @@ def tried(
 ) -> tuple[Any, str, Trial | None]:
     """The network and the precision to predict with: those that are wanted, if they prove themselves on this image.
 
-    Eight blocks lie in the eight octants of the volume. Of four of them the ranges for int8 are taken; on all of them
-    the labels are compared with those of float32. Float32 is used where fewer than `LEAST_AGREEMENT` of them are the
-    same, a class has a Dice below `LEAST_DICE`, or a class does not occur, so that nothing is known about it. image,
-    plans: as `predict_axes` takes them. names: of the classes. Raises `ModelError` where a network cannot be had in
-    int8.
+    Eight tiles lie in the eight octants of the volume. Of four of them the ranges for int8 are taken; on all of them
+    the labels are compared with those of float32, both as prediction computes them. Float32 is used where fewer than
+    `LEAST_AGREEMENT` of them are the same, a class has a Dice below `LEAST_DICE`, or a class does not occur, so that
+    nothing is known about it. image, plans: as `predict_axes` takes them. names: of the classes. Raises `ModelError`
+    where a network cannot be had in int8.
     """
     if wanted == "float32":
         return network, device.precision, None
-    blocks = list(_blocks(network, plans))
-    quicker, precision = network, "bf16"
+    given, kind = network, torch.device(device.name)
+    exact = Runner(network, image, plans[0], kind, device.precision)
     if wanted == "int8":
-        examples = [read_batch(image, box, seen) for box, seen in blocks[::2]]
-        quicker, precision = in_int8(network, examples), "float32"
+        examples = [exact.read(tile.input, plan.seen) for plan in plans for tile in _tiles(network, plan)[:4]]
+        network, precision = in_int8(network, examples), device.precision
+    else:
+        precision = "bf16"
+    quicker = Runner(network, image, plans[0], kind, precision)
     counts, seconds = np.zeros((len(names), len(names)), np.int64), [0.0, 0.0]
-    for box, seen in blocks:
-        batch = read_batch(image, box, seen).to(device.name)
-        exact, found = (
-            _labels(one, batch, seconds, number, autocast=number == 1 and precision == "bf16")
-            for number, one in enumerate((network, quicker))
-        )
-        counts += np.bincount(exact * len(names) + found, minlength=len(names) ** 2).reshape(counts.shape)
+    for plan in plans:
+        for tile in _tiles(network, plan):
+            before, after = (_labels(one, tile, plan, seconds, n) for n, one in enumerate((exact, quicker)))
+            counts += np.bincount(before * len(names) + after, minlength=len(names) ** 2).reshape(counts.shape)
     trial = Trial(wanted, counts, names, seconds[0] / seconds[1])
-    return (quicker, precision, trial) if trial.objection is None else (network, device.precision, trial)
+    return (network, precision, trial) if trial.objection is None else (given, device.precision, trial)
 
 
 def tell_trial(trial: Trial | None, name: str, tell: Listener) -> None:
@@ -134,33 +132,24 @@ def tell_trial(trial: Trial | None, name: str, tell: Listener) -> None:
         tell.note(f"{name}: {trial.said}")
 
 
-@torch.inference_mode()
-def _labels(
-    network: Any,  # noqa: ANN401  as in `tried`
-    batch: Tensor,
-    seconds: list[float],
-    number: int,
-    *,
-    autocast: bool,
-) -> NDArray[np.int64]:
-    """The classes of all voxels; what they take is added to `seconds[number]`."""
+def _labels(runner: Runner, tile: Tile, plan: TilePlan, seconds: list[float], number: int) -> NDArray[np.int64]:
+    """The classes of a tile's voxels; what they take is added to `seconds[number]`."""
     begin = time.perf_counter()
-    with torch.autocast(batch.device.type, dtype=_BF16, enabled=autocast):
-        found: NDArray[np.int64] = network(batch).argmax(1).cpu().numpy().ravel()
+    answer = next(runner.answers([tile], plan, logits=True)).wait()
     seconds[number] += time.perf_counter() - begin
+    found: NDArray[np.int64] = answer.argmax(0).numpy().ravel()
     return found
 
 
-def _blocks(network: Any, plans: Sequence[TilePlan]) -> Iterator[tuple[Box, tuple[int, ...]]]:  # noqa: ANN401  as above
-    """Boxes of what the network takes, alternately from either half of the octants, and the axes that it sees."""
-    for plan in plans:
-        seen = network.input_size([min(plan.shape[axis], _SIDE) for axis in plan.seen])
-        size = [min(n, _PLANES) for n in plan.shape]
-        for axis, n in zip(plan.seen, seen, strict=True):
-            size[axis] = n if getattr(network, "local", False) else plan.size[axis]
-        octants = sorted(itertools.product((0, 1), repeat=3), key=lambda octant: sum(octant) % 2)
-        for pair in zip(octants[:4], octants[4:], strict=True):
-            for octant in pair:
-                middle = [(1 + 2 * half) * n // 4 for half, n in zip(octant, plan.shape, strict=True)]
-                x, y, z = (m - n // 2 for m, n in zip(middle, size, strict=True))
-                yield Box((x, y, z), (size[0], size[1], size[2])), plan.seen
+def _tiles(network: Any, plan: TilePlan) -> list[Tile]:  # noqa: ANN401  as above
+    """A tile around the middle of every octant; four that share no face, then the other four."""
+    size = [min(n, _PLANES) for n in plan.shape]
+    for axis, n in zip(plan.seen, network.input_size([min(plan.shape[a], _SIDE) for a in plan.seen]), strict=True):
+        size[axis] = n if getattr(network, "local", False) else plan.size[axis]
+    tiles = []
+    for octant in sorted(itertools.product((0, 1), repeat=3), key=lambda one: sum(one) % 2):
+        middle = [(1 + 2 * half) * n // 4 for half, n in zip(octant, plan.shape, strict=True)]
+        x, y, z = (m - n // 2 for m, n in zip(middle, size, strict=True))
+        box = Box((x, y, z), (size[0], size[1], size[2]))
+        tiles.append(Tile(box, box.grow(tuple(-margin // 2 for margin in plan.margin))))
+    return tiles
