@@ -89,9 +89,9 @@ PEERS = {
 }
 
 
-def ours(image: torch.Tensor, label: torch.Tensor, margin: tuple[int, int, int]):
+def ours(image: torch.Tensor, label: torch.Tensor, margin: tuple[int, int, int], known: torch.Tensor | None = None):
     """What training does for a patch: draw, then cut image, classes and weight."""
-    rng, weight = np.random.default_rng(0), torch.ones(label.shape[1:])
+    rng, weight = np.random.default_rng(0), torch.ones(label.shape[1:]) if known is None else known
     augment = SpatialAugmentation()
 
     def cut():
@@ -110,6 +110,20 @@ def error(image: torch.Tensor) -> float:
     grid = sampling_grid(params, size, ONE, *at).double().numpy()
     exact = scipy.ndimage.map_coordinates(image[0].double().numpy(), grid, order=1, mode="mirror")
     return float(np.abs(patch[0].numpy() - exact).max() / (image.max() - image.min()))
+
+
+def on_gpu(image: torch.Tensor, label: torch.Tensor) -> dict:
+    """The same cut from a volume that lies on a GPU; and how far its values are from those of the CPU."""
+    augment, weight, wait = SpatialAugmentation(), torch.ones(label.shape[1:]), torch.cuda.synchronize
+    params = augment.draw(np.random.default_rng(1), CROP, ONE)
+    there = [array.cuda() for array in (image, label[0], weight)]
+    cut = ours(there[0], there[1][None], (0, 0, 0), there[2])
+    first, second = (
+        cut_patch(*arrays, params, ONE, CROP, (0, 0, 0), (66, 66, 58), (128, 128, 100))[0].cpu()
+        for arrays in ((image, label[0], weight), there)
+    )
+    row = {"method": "vol3d cut_patch, weight map, on the GPU", "seconds": seconds(lambda: (cut(), wait()), 20)}
+    return {**row, "from the CPU's": float((first - second).abs().max() / (image.max() - image.min()))}
 
 
 def main() -> None:
@@ -135,11 +149,13 @@ def main() -> None:
     rows.append(
         {"method": "vol3d cut_patch, labels in 44×44×28", "seconds": seconds(ours(image, label, (88, 88, 88)), 20)}
     )
+    if torch.cuda.is_available():
+        rows.append(on_gpu(image, label))
     for row in rows:
         row["fastest peer over it"] = fastest / row["seconds"]
     show(rows)
     print(f"largest error against float64: {error(image):.1e} of the intensity range")
-    keep("augmentation", rows, fastest / same)
+    keep("augmentation", rows, fastest / same, device="cuda" if torch.cuda.is_available() else "cpu")
 
 
 if __name__ == "__main__":

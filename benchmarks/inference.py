@@ -1,15 +1,17 @@
 """Prediction: vol3d beside MONAI's sliding window, the paper's network beside the machine's matrix rate, the planner.
 
-    python benchmarks/inference.py [--shape 192,160,144] [--parts sliding matrix quick planner]
+    python benchmarks/inference.py [--shape 192,160,144] [--parts sliding matrix quick planner] [--device cpu|cuda]
 
 sliding: the small 3-D network (`vol3d train --dimensions 3`), with drawn weights and BatchNorm's statistics from the
 image, goes through one volume: by `predict_slabs`, as `vol3d predict` does it, and by MONAI's `SlidingWindowInferer`
 (Gaussian blending, overlap 0.25) with windows of 48 (the training patch) and 96 voxels. Every row is a process of its
-own; its memory is what the resident size of the process grew by. Seam error: the largest difference of a class
-probability to one pass over the whole volume. matrix: the paper's 3D U-Net on one tile of 132×132×116, in GFLOP/s,
-plain and as vol3d runs it, over the best rate of a large matrix product. quick: the same tile in bf16, and in int8 by
-OpenVINO, and how many of its labels are those of float32. planner: operations of the paper's network for a volume of
-256×256×200, over those of one mirrored pass. The ratio is the fastest sliding window's time over vol3d's.
+own; its memory is what the resident size of the process grew by, on a GPU the most that was allocated there. Both in
+float32, on a GPU in bf16 too, and the volume comes from the host and goes back there. Seam error: the largest
+difference of a class probability to one pass over the whole volume. matrix: the paper's 3D U-Net on one tile of
+132×132×116, in GFLOP/s, plain and as vol3d runs it, over the best rate of a large matrix product. quick: the same tile
+in bf16, and in int8 by OpenVINO, and how many of its labels are those of float32. planner: operations of the paper's
+network for a volume of 256×256×200, over those of one mirrored pass. The ratio is the fastest sliding window's time
+over vol3d's.
 """
 
 import argparse
@@ -40,7 +42,7 @@ from vol3d.workflows.plan import Grid, make_plan
 THREE = {"network": {"plan": "unet", "dimensions": 3}}
 TILE, VOLUME = (132, 132, 116), (256, 256, 200)
 WINDOWS = {"MONAI, window 48": 48, "MONAI, window 96": 96}
-OURS = "vol3d"
+OURS, HALF = "vol3d", ", bf16"
 PARTS = ("sliding", "matrix", "quick", "planner")
 
 
@@ -55,54 +57,71 @@ def scene(shape: tuple[int, ...]) -> tuple[Network, np.ndarray]:
     return network.eval(), image
 
 
-def sliding_row(name: str, shape: tuple[int, ...]) -> dict:
-    """One way through the volume, measured in this process."""
+def sliding_rows(ways: list[str], shape: tuple[int, ...], device: str) -> list[dict]:
+    """Ways through the volume, measured in this process; one of them, but on a GPU all."""
     network, image = scene(shape)
-    whole = torch.softmax(torch.from_numpy(whole_pass(network, image)), 0).numpy() if name == "seam" else None
-    if whole is not None:
-        return {"seam": {way: float(np.abs(_through(way, network, image) - whole).max()) for way in (OURS, *WINDOWS)}}
-    small = image[:, :64, :64, :64].copy()
-    _through(name, network, small)  # kernels are chosen and memory is pooled
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    begin = time.perf_counter()
-    _through(name, network, image)
-    taken = time.perf_counter() - begin
-    return {"seconds": taken, "GB": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / 1e9}
+    network.to(device)
+    if ways == ["seam"]:
+        whole = torch.softmax(torch.from_numpy(whole_pass(network, image, device=device)), 0).numpy()
+        names = (OURS, *WINDOWS)
+        return [{"seam": {way: float(np.abs(_through(way, network, image, device) - whole).max()) for way in names}}]
+    small, rows = image[:, :64, :64, :64].copy(), []
+    for way in ways:
+        _through(way, network, small if device == "cpu" else image, device)  # kernels are chosen and memory is pooled
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        if device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        begin = time.perf_counter()
+        _through(way, network, image, device)
+        rows.append({"way": way, "seconds": time.perf_counter() - begin})
+        grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+        rows[-1]["GB"] = (grown if device == "cpu" else torch.cuda.max_memory_allocated()) / 1e9
+    return rows
 
 
-def _through(name: str, network: Network, image: np.ndarray) -> np.ndarray:
+def _through(way: str, network: Network, image: np.ndarray, device: str) -> np.ndarray:
+    name, half = way.removesuffix(HALF), way.endswith(HALF)
     if name == OURS:
-        need = bytes_per_voxel(network, in_channels=1)
+        precision = "bf16" if half else "float32"
+        need = bytes_per_voxel(network, in_channels=1, precision=precision)
         shape = (int(image.shape[1]), int(image.shape[2]), int(image.shape[3]))
         plan = plan_for(network, shape, memory_bytes=4e9, bytes_per_voxel=need)
-        return np.concatenate([slab.values for slab in predict_slabs(network, image, plan)], axis=1)
+        found = predict_slabs(network, image, plan, device=device, precision=precision)
+        return np.concatenate([slab.values for slab in found], axis=1)
     from monai.inferers import SlidingWindowInferer
 
     side = WINDOWS[name]
     inferer = SlidingWindowInferer((side,) * 3, sw_batch_size=1, overlap=0.25, mode="gaussian")
-    with torch.inference_mode():
-        return torch.softmax(inferer(torch.from_numpy(image)[None], network), 1)[0].numpy()
+    with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=half):
+        return torch.softmax(inferer(torch.from_numpy(image)[None].to(device), network).float(), 1)[0].cpu().numpy()
 
 
-def sliding(shape: tuple[int, ...]) -> tuple[list[dict], float]:
+def sliding(shape: tuple[int, ...], device: str) -> tuple[list[dict], float]:
     rows = []
-    for name in ("seam", *WINDOWS, OURS):
-        command = [sys.executable, __file__, "--row", name, "--shape", ",".join(map(str, shape))]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        rows.append({"way": name, **json.loads(done.stdout.strip().splitlines()[-1])})
+    ways = [*WINDOWS, OURS] if device == "cpu" else [n + h for h in ("", HALF) for n in (*WINDOWS, OURS)]
+    for part in [["seam"], *([[way] for way in ways] if device == "cpu" else [ways])]:
+        row, size = json.dumps(part), ",".join(map(str, shape))
+        command = [sys.executable, __file__, "--row", row, "--shape", size, "--device", device]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(done.stderr[-2000:])
+        rows += json.loads(done.stdout.strip().splitlines()[-1])
     seams = rows.pop(0)["seam"]
     for row in rows:
-        row["seam error"] = seams[row["way"]]
-    return rows, min(row["seconds"] for row in rows[:-1]) / rows[-1]["seconds"]
+        row["seam error"] = seams.get(row["way"], "")
+    of_peers = min(row["seconds"] for row in rows if not row["way"].startswith(OURS))
+    return rows, of_peers / min(row["seconds"] for row in rows if row["way"].startswith(OURS))
 
 
-def matrix() -> list[dict]:
-    """The paper's tile beside large matrix products, all threads."""
-    sides = [(2048, 2048, 2048), (4096, 2048, 1024), (8192, 512, 512)]
+def matrix(device: str) -> list[dict]:
+    """The paper's tile beside large matrix products: all threads and float32; on a GPU bf16."""
+    sides = [(2048, 2048, 2048), (4096, 2048, 1024), (8192, 512, 512)] if device == "cpu" else [(8192, 8192, 8192)]
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    dtype, precision = (torch.float32, "float32") if device == "cpu" else (torch.bfloat16, "bf16")
     peak = 0.0
     for m, n, k in sides:
-        a, b = torch.randn(m, k), torch.randn(k, n)
-        peak = max(peak, 2e-9 * m * n * k / seconds(lambda a=a, b=b: a @ b, 10))
+        a, b = torch.randn(m, k, dtype=dtype, device=device), torch.randn(k, n, dtype=dtype, device=device)
+        peak = max(peak, 2e-9 * m * n * k / seconds(lambda a=a, b=b: (a @ b, wait()), 10))
     network = build(UNetConfig(padding="valid"), 1, 3, generator=torch.Generator().manual_seed(0)).eval()
     image = np.random.default_rng(0).normal(size=(1, *TILE)).astype(np.float32)
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
@@ -119,11 +138,12 @@ def matrix() -> list[dict]:
         classes=3,
         tile=TILE,
     )
-    runner = Runner(network, inner, plan, torch.device("cpu"), "float32")
+    runner = Runner(network, inner, plan, torch.device(device), precision)
+    network.to(device)
 
     def plain() -> None:
-        with torch.inference_mode():
-            network(torch.from_numpy(image)[None])
+        with torch.inference_mode(), torch.autocast(device, dtype, enabled=dtype != torch.float32):
+            network(torch.from_numpy(image)[None].to(device)).cpu()
 
     rows = [{"what": "matrix product", "seconds": None, "GFLOP/s": peak, "share": 1.0}]
     for name, call in (
@@ -199,23 +219,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", default="192,160,144")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="for sliding and matrix")
     parser.add_argument("--row", help=argparse.SUPPRESS)
     options = parser.parse_args()
     shape = tuple(int(n) for n in options.shape.split(","))
     if options.row:
-        print(json.dumps(sliding_row(options.row, shape)))
+        print(json.dumps(sliding_rows(json.loads(options.row), shape, options.device)))
         return
     rows: list[dict] = []
     ratio = None
     for part in options.parts:
         if part == "sliding":
-            found, ratio = sliding(shape)
+            found, ratio = sliding(shape, options.device)
         else:
-            found = {"matrix": matrix, "quick": quick, "planner": planner}[part]()
+            found = {"matrix": lambda: matrix(options.device), "quick": quick, "planner": planner}[part]()
         show(found)
         print()
         rows += [{"part": part, **row} for row in found]
-    keep("inference", rows, ratio)
+    keep("inference", rows, ratio, device=options.device)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from few_slices import machine
 
 RESULTS = Path(__file__).parent / "results"
@@ -36,10 +37,10 @@ def _told(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def keep(name: str, rows: list[dict], ratio: float | None = None) -> None:
-    """Add a run to results/NAME.jsonl: its rows, machine and date; print the ratio last."""
+def keep(name: str, rows: list[dict], ratio: float | None = None, *, device: str = "cpu") -> None:
+    """Add a run to results/NAME.jsonl: its rows, machine and date; print the ratio last. device: cpu or cuda."""
     run = {
-        "machine": machine(),
+        "machine": machine() if device == "cpu" else f"{torch.cuda.get_device_name()}, {machine()}",
         "load_before": round(os.getloadavg()[2], 2),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "rows": rows,

@@ -3,21 +3,24 @@
     python benchmarks/training_step.py [--device cpu|cuda]
 
 On a CPU the small 3-D network (`vol3d train --dimensions 3`) on the embedded sample; on a GPU the paper's 3D U-Net.
-pipeline: drawing, warping and intensities included, over a step on a batch that is there already, by turns. peers:
-MONAI's BasicUNet and DynUNet and nnU-Net's PlainConvUNet (left out where it is not installed), one AdamW step under
-cross entropy on random patches of the same size, in GFLOP/s of convolutions (forward and backward, as counted by
-PyTorch); networks differ in size, so what is compared is the time of the same work. The ratio is the best peer's
-seconds per GFLOP over vol3d's.
+pipeline: drawing, warping and intensities included, over a step on a batch that is there already, by turns. On a GPU
+also with the patches cut by processes, and with the network compiled. peers: MONAI's BasicUNet and DynUNet and
+nnU-Net's PlainConvUNet (left out where it is not installed), one AdamW step under cross entropy on random patches, in
+GFLOP/s of convolutions (forward and backward, as counted by PyTorch); networks differ in size, so what is compared is
+the time of the same work. Peers run as they come, and with channels last and a fused optimizer as vol3d does; their
+patch is the same, rounded down to what they take. On a GPU also batches of the paper's patch, and the rate of a large
+matrix product in bf16. The ratio is the best peer's seconds per GFLOP over vol3d's.
 """
 
 import argparse
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from side_by_side import keep, show
+from side_by_side import keep, seconds, show
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -26,6 +29,7 @@ from vol3d.networks import build
 from vol3d.training import time_steps
 from vol3d.transforms import Preprocessing
 from vol3d.workflows.cases import gather, load
+from vol3d.workflows.cutting import Cutting, choose_cutting
 from vol3d.workflows.device import pick_device
 from vol3d.workflows.listener import Quiet
 from vol3d.workflows.objective import make_loss
@@ -37,6 +41,10 @@ from vol3d.workflows.stages import fit_settings
 SAMPLES = Path(__file__).parent.parent / "data_samples"
 THREE = {"network": {"plan": "unet", "dimensions": 3}}
 STEPS, TURNS = 12, 3
+WORKERS = 8
+PEER_STRIDE = 16
+SIDE = 8192
+BATCHES = (1, 2, 4)
 
 
 class Fixed:
@@ -61,20 +69,34 @@ def ours(device_name: str):
     labels = [case.labels for case in cases]
     loss = make_loss(plan.config.loss, meaning, labels, network)
     cut = PatchCutter(plan.patch, plan.geometry.margin, plan.config.augment, plan.planes)
-    source, fabric = patch_dataset(cases, labels, cut, 0), open_fabric(device, 1)
-    return plan, network, loss, source, fabric
+    cuttings = {"the whole pipeline": choose_cutting(plan, cases)}
+    if plan.device.is_gpu:
+        cuttings[f"the whole pipeline, {WORKERS} processes"] = Cutting(WORKERS)
+    sources = {
+        name: (patch_dataset(cases, labels, cut, 0, cutting.images(cases)), cutting.workers)
+        for name, cutting in cuttings.items()
+    }
+    return plan, network, loss, sources, open_fabric(device, 1)
 
 
-def pipeline_rows(plan, network, loss, source, fabric) -> list[dict]:
+def pipeline_rows(plan, network, loss, sources, fabric) -> list[dict]:
     settings = fit_settings(plan, 1000)
+    source = sources["the whole pipeline"][0]
     fixed = Fixed(source, plan.batch_size)
-    taken: dict[str, list[float]] = {"a fixed batch": [], "the whole pipeline": []}
+    ways = {"a fixed batch": (fixed, settings)}
+    ways |= {name: (data, replace(settings, workers=workers)) for name, (data, workers) in sources.items()}
+    if plan.device.is_gpu:
+        ways["a fixed batch, compiled"] = (fixed, replace(settings, compile=True))
+    taken: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(TURNS):
-        for name, data in zip(taken, (fixed, source), strict=True):
-            taken[name].append(time_steps(network, data, loss, settings, fabric, STEPS, 120.0))
+        for name, (data, how) in ways.items():
+            taken[name].append(time_steps(network, data, loss, how, fabric, STEPS, 120.0))
+    wait = torch.cuda.synchronize if plan.device.is_gpu else lambda: None
+    wait()
     begin = time.perf_counter()
     for number in range(20):
         source[number]
+    wait()
     cutting = (time.perf_counter() - begin) / 20
     rows = [{"what": name, "seconds": statistics.median(values)} for name, values in taken.items()]
     for row in rows:
@@ -110,11 +132,16 @@ def peers(channels: int, classes: int) -> dict[str, Callable[[], nn.Module]]:
     return {"MONAI BasicUNet": lambda: BasicUNet(3, channels, classes), "MONAI DynUNet": dyn, "PlainConvUNet": plain}
 
 
-def rate(network: nn.Module, image: torch.Tensor, truth: torch.Tensor, half: bool) -> dict:
-    """GFLOP of a step and seconds it takes: forward, cross entropy, backward, AdamW."""
+def rate(network: nn.Module, image: torch.Tensor, truth: torch.Tensor, half: bool, quick: bool = True) -> dict:
+    """GFLOP of a step and seconds it takes: forward, cross entropy, backward, AdamW. quick: channels last, fused."""
     device = image.device
     network.to(device).train()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
+    if quick:
+        network.to(memory_format=torch.channels_last_3d)
+        image = image.to(memory_format=torch.channels_last_3d)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, fused=quick and device.type == "cuda")
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -134,15 +161,38 @@ def rate(network: nn.Module, image: torch.Tensor, truth: torch.Tensor, half: boo
         step()
         taken.append(time.perf_counter() - begin)
     work, median = counter.get_total_flops() / 1e9, statistics.median(taken)
-    return {"GFLOP": work, "seconds": median, "GFLOP/s": work / median, "s per TFLOP": 1000 * median / work}
+    memory = {"GB": torch.cuda.max_memory_allocated() / 1e9} if device.type == "cuda" else {}
+    return {"GFLOP": work, "seconds": median, "GFLOP/s": work / median, "s per TFLOP": 1000 * median / work, **memory}
+
+
+def batch_rows(plan, image: torch.Tensor, answered: list[int]) -> list[dict]:
+    """The planned network with one patch a step and with several, beside a matrix product in bf16."""
+    if image.device.type != "cuda":
+        return []
+    a, b = (torch.randn(SIDE, SIDE, device=image.device, dtype=torch.bfloat16) for _ in range(2))
+
+    def product() -> None:
+        torch.matmul(a, b)
+        torch.cuda.synchronize()
+
+    rows = [{"network": f"matrix product, {SIDE}³", "GFLOP/s": 2e-9 * SIDE**3 / seconds(product, 20)}]
+    for count in BATCHES:
+        network = build(plan.network, plan.channels, plan.outputs, generator=torch.Generator().manual_seed(0))
+        truth = torch.zeros(count, *answered, dtype=torch.long, device=image.device)
+        several = torch.randn(count, *image.shape[1:], device=image.device)
+        found = rate(network, several, truth, plan.device.precision != "float32")
+        rows.append({"network": f"vol3d, {count} patches a step", **found})
+        rows[-1]["of the product"] = found["GFLOP/s"] / rows[0]["GFLOP/s"]
+    return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     options = parser.parse_args()
-    plan, network, loss, source, fabric = ours(options.device)
-    pipeline = pipeline_rows(plan, network, loss, source, fabric)
+    torch.backends.cudnn.benchmark = True
+    plan, network, loss, sources, fabric = ours(options.device)
+    pipeline = pipeline_rows(plan, network, loss, sources, fabric)
     print(f"{plan.network.kind}, patch {'×'.join(map(str, plan.patch))}, {plan.batch_size} a step, {fabric.device}")
     show(pipeline)
     print()
@@ -152,15 +202,24 @@ def main() -> None:
     answered = [n - m for n, m in zip(plan.patch, plan.geometry.margin, strict=True)]
     truth = torch.zeros(plan.batch_size, *answered, dtype=torch.long, device=fabric.device)
     rows = [{"network": "vol3d, as planned", **rate(network, image, truth, half)}]
-    truth = torch.zeros(plan.batch_size, *plan.patch, dtype=torch.long, device=fabric.device)
+    taken = [n // PEER_STRIDE * PEER_STRIDE for n in plan.patch]
+    image = image[(..., *(slice(n) for n in taken))].contiguous()
+    truth = torch.zeros(plan.batch_size, *taken, dtype=torch.long, device=fabric.device)
     for name, make in peers(plan.channels, plan.outputs).items():
-        try:
-            rows.append({"network": name, **rate(make(), image, truth, half)})
-        except ImportError as missing:
-            print(f"{name}: not measured, {missing}")
+        for quick in (False, True):
+            try:
+                found = rate(make(), image, truth, half, quick)
+            except ImportError as missing:
+                print(f"{name}: not measured, {missing}")
+                break
+            rows.append({"network": f"{name}, channels last" if quick else name, **found})
     show(rows)
     ratio = min(row["s per TFLOP"] for row in rows[1:]) / rows[0]["s per TFLOP"]
-    keep("training_step", [*pipeline, *rows], ratio)
+    batches = batch_rows(plan, torch.empty(1, plan.channels, *plan.patch).to(fabric.device), answered)
+    if batches:
+        print()
+        show(batches)
+    keep("training_step", [*pipeline, *rows, *batches], ratio, device=options.device)
 
 
 if __name__ == "__main__":

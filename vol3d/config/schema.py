@@ -117,7 +117,10 @@ class SamplingConfig(Section):
 
     patch_size: Sizes | None = Field(None, description="the network's input, voxels along X, Y, Z")
     batch_size: Count | None = None
-    workers: Annotated[int, Field(ge=0)] = 0
+    workers: Annotated[int, Field(ge=0)] | None = Field(
+        None,
+        description="processes that cut patches; None: none, on a GPU it cuts them itself where volumes fit into it",
+    )
     planes: tuple[Axis, ...] | None = Field(
         None,
         description="2-D networks: go slice by slice across these axes; None: across the coarsest, else across all",

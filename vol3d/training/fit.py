@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vol3d.errors import TrainingError
-from vol3d.training.learner import Learner
+from vol3d.training.learner import Learner, fastest_convolutions
 from vol3d.training.loader import Batch, PatchSource, Share, Span, load_batches, named_worker_faults
 from vol3d.training.schedule import Schedule
 from vol3d.training.settings import FitSettings
@@ -85,7 +85,7 @@ def fit(  # noqa: PLR0913  what to fit, how, and five hooks by name
         learner.restore(start)
     run = _Run(learner, settings, start, validate, on_log, on_checkpoint, on_validated_stage)
     stopped = False
-    with named_worker_faults(), _fastest_convolutions(fabric.device):
+    with named_worker_faults(), fastest_convolutions(fabric.device):
         for stage in stages:
             if run.iteration < stage.until and not stopped:
                 stopped = run.through(stage, should_stop)
@@ -130,7 +130,7 @@ class _Run:
             pin=self.fabric.device.type == "cuda",
         )
         with closing(stream):
-            waiting = self._next(stream)
+            waiting = self.learner.fetch(stream)
             while waiting is not None:
                 if self._agreed(should_stop()):
                     return True
@@ -151,7 +151,7 @@ class _Run:
         if self.iteration == self.settings.freeze_at:
             self.learner.freeze(anew=True)
         pending = self.learner.gradients(batches, self.iteration)
-        following = self._next(stream)
+        following = self.learner.fetch(stream)
         value, norm = pending.read()
         self._require_finite(value, norm)
         rate = self.settings.learning_rate * self.schedule.factor(self.iteration)
@@ -172,10 +172,6 @@ class _Run:
             if time.monotonic() - self.saved >= self.settings.checkpoint_seconds:
                 self.checkpoint()
         return following
-
-    def _next(self, stream: Iterator[list[Batch]]) -> list[Batch] | None:
-        batches = next(stream, None)
-        return None if batches is None else self.learner.to_device(batches)
 
     def _validated(self) -> float:
         """The score of the weights as they are; keeps the best, where a number that is not one never is."""
@@ -219,15 +215,3 @@ def _require_order(stages: Sequence[Stage], settings: FitSettings) -> None:
     for begin, stage in zip([0, *ends], stages, strict=False):
         if any(not begin < at <= stage.until for at in stage.validate_at):
             raise ValueError(f"expected validations after {begin} and up to {stage.until}, found {stage.validate_at}")
-
-
-@contextmanager
-def _fastest_convolutions(device: torch.device) -> Iterator[None]:
-    """Let cuDNN try its algorithms on a GPU, unless deterministic ones were asked for; the setting is put back."""
-    before = torch.backends.cudnn.benchmark
-    if device.type == "cuda" and not torch.backends.cudnn.deterministic:
-        torch.backends.cudnn.benchmark = True
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before

@@ -50,10 +50,26 @@ class Learner:
         module = torch.compile(network) if settings.compile else network
         self._module, self._fabric_optimizer = fabric.setup(module, self._optimizer)
         self.averaged = None if settings.ema_decay is None else AveragedWeights(network, settings.ema_decay)
+        self._aside: torch.cuda.Stream | None = None
+        if fabric.device.type == "cuda":
+            self._aside = torch.cuda.Stream(fabric.device)  # type: ignore[no-untyped-call]
+            self._aside.wait_stream(torch.cuda.current_stream(fabric.device))
 
-    def to_device(self, batches: Sequence[Batch]) -> list[Batch]:
-        """Start copying an iteration's batches to the device."""
-        return [batch.to(self.fabric.device, self.memory_format) for batch in batches]
+    def fetch(self, stream: Iterator[list[Batch]]) -> list[Batch] | None:
+        """The next iteration's batches on the device; None where there are no more.
+
+        On a GPU beside what it computes meanwhile, in a stream of its own: there patches are cut, or copied.
+        """
+        with torch.cuda.stream(self._aside):
+            batches = next(stream, None)
+            if batches is not None:
+                batches = [batch.to(self.fabric.device, self.memory_format) for batch in batches]
+        if self._aside is not None and batches is not None:
+            current = torch.cuda.current_stream(self.fabric.device)
+            current.wait_stream(self._aside)
+            for tensor in (tensor for batch in batches for tensor in batch.tensors):
+                tensor.record_stream(current)
+        return batches
 
     def gradients(self, batches: Sequence[Batch], iteration: int) -> Gradients:
         """Launch forward and backward passes over batches on the device. iteration: 0-based.
@@ -146,6 +162,18 @@ def seeded(fabric: Any, seed: int, iteration: int) -> Iterator[None]:  # noqa: A
         state = np.random.SeedSequence([seed, iteration, fabric.global_rank]).generate_state(1, np.uint64)
         torch.manual_seed(int(state[0]))
         yield
+
+
+@contextmanager
+def fastest_convolutions(device: torch.device) -> Iterator[None]:
+    """Let cuDNN try its algorithms on a GPU, unless deterministic ones were asked for; the setting is put back."""
+    before = torch.backends.cudnn.benchmark
+    if device.type == "cuda" and not torch.backends.cudnn.deterministic:
+        torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def _copies(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

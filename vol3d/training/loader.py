@@ -24,7 +24,7 @@ _NO_WORKERS = "Cut patches in the main process with --set sampling.workers=0"
 class PatchSource(Protocol):
     """A data set: `source[i]` for any i ≥ 0 → image float32 (C, *in), classes int64 (*out), weight float32 (*out).
 
-    Where values are regressed, `classes` are float32.
+    Where values are regressed, `classes` are float32. All may lie on a GPU already; then there can be no workers.
     """
 
     def __getitem__(self, index: int, /) -> dict[str, Any]: ...
@@ -38,8 +38,15 @@ class Batch:
     classes: Tensor
     weight: Tensor
 
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """All that it holds."""
+        return self.image, self.classes, self.weight
+
     def pin_memory(self) -> Batch:
-        """In page-locked memory, from which a GPU copies while the CPU goes on."""
+        """In page-locked memory, from which a GPU copies while the CPU goes on; itself where it is on a GPU."""
+        if self.image.is_cuda:
+            return self
         return Batch(self.image.pin_memory(), self.classes.pin_memory(), self.weight.pin_memory())
 
     def to(self, device: torch.device, memory_format: torch.memory_format = torch.contiguous_format) -> Batch:
@@ -195,13 +202,13 @@ def _cut(source: PatchSource, indices: list[int]) -> Batch:
 
 
 def _stack(parts: list[Any]) -> Tensor:
-    """One tensor, (N, …): int64 of integers, else float32."""
+    """One tensor, (N, …), where the parts are: int64 of integers, else float32."""
     tensors = [torch.as_tensor(part) for part in parts]
     shapes = {tuple(tensor.shape) for tensor in tensors}
     if len(shapes) != 1:
         raise TrainingError(f"expected patches of one shape in a batch, found {sorted(shapes)}")
     dtype = torch.float32 if tensors[0].is_floating_point() else torch.int64
-    stacked = torch.empty((len(tensors), *tensors[0].shape), dtype=dtype)
+    stacked = torch.empty((len(tensors), *tensors[0].shape), dtype=dtype, device=tensors[0].device)
     if get_worker_info() is not None:
         stacked = _shared(stacked)
     for position, tensor in enumerate(tensors):

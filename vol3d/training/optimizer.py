@@ -30,7 +30,8 @@ def make_optimizer(
     groups = [group for group in groups if group["params"]]
     match name:
         case "adamw":
-            return AdamW(groups, lr=learning_rate)
+            # one kernel for all parameters; on CPUs the plain one stays, whose states older checkpoints hold
+            return AdamW(groups, lr=learning_rate, fused=all(p.is_cuda for p in wanted) or None)
         case "sgd":
             return SGD(groups, lr=learning_rate, momentum=momentum)
     raise ValueError(f"expected optimizer 'adamw' or 'sgd', found {name!r}")

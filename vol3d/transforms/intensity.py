@@ -49,7 +49,8 @@ def _bias_field(patch: Tensor, seed: int) -> Tensor:
 
     bias = RandBiasField(coeff_range=(-0.1, 0.1), prob=1.0).set_random_state(seed)
     low = patch.amin(dim=tuple(range(1, patch.ndim)), keepdim=True)
-    return (patch - low) * _plain(bias(torch.ones_like(patch[:1]))) + low
+    field = _plain(bias(torch.ones(1, *patch.shape[1:]))).to(patch.device)
+    return (patch - low) * field + low
 
 
 def _blur(patch: Tensor, seed: int) -> Tensor:
@@ -67,7 +68,7 @@ def _noise(patch: Tensor, seed: int) -> Tensor:
 
     noise = RandGaussianNoise(prob=1.0, std=0.1).set_random_state(seed)
     spread = patch.std(dim=tuple(range(1, patch.ndim)), keepdim=True, correction=0)
-    return patch + spread * _plain(noise(torch.zeros_like(patch)))
+    return patch + spread * _plain(noise(torch.zeros(patch.shape))).to(patch.device)
 
 
 def _gamma(patch: Tensor, seed: int) -> Tensor:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from vol3d.workflows.validation import HeldOut
 
 REESTIMATION_BATCHES = 40
-_TIMED_STEPS = 5
+_TIMED_STEPS, _TIMED_SECONDS, _TIMED_SHARE = 5, 4.0, 0.02
 _VALIDATION_SHARE = 0.2  # of a time budget, at most
 _FEW = 50
 CLOSING_SECONDS = 6.0
@@ -65,7 +65,8 @@ class Budget:
             return Length(training.iterations, training.validations)
         if training.time_budget_s is None:
             raise AssertionError("a plan has iterations or a time budget")
-        step = time_steps(network, patches, loss, settings, fabric, _TIMED_STEPS)
+        timed = min(_TIMED_SECONDS, _TIMED_SHARE * training.time_budget_s)
+        step = time_steps(network, patches, loss, settings, fabric, _TIMED_STEPS, least_seconds=timed)
         validation = 0.0
         if held:
             network.to(self._plan.device.name).eval()

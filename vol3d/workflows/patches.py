@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from vol3d.config import AugmentConfig
 from vol3d.sampling import LabeledVoxels, PatchDataset
@@ -85,31 +86,35 @@ class TrainingCase:
 
     image: float32 (C, X, Y, Z). classes: (X, Y, Z), indices or values to regress; K + s where a voxel is only known to
     be of one of the classes of set s. weight: float32 (X, Y, Z), 0 where unlabeled. labeled_in_plane: for every axis,
-    of how many voxels something is known in each plane across it.
+    of how many voxels something is known in each plane across it. All tensors are where `image` is: the case's, moved.
     """
 
-    def __init__(self, case: Case, labels: SparseLabels) -> None:
-        self.image = case.image
+    def __init__(self, case: Case, labels: SparseLabels, image: Tensor | None = None) -> None:
+        self.image = image = case.image if image is None else image
         self.spacing_mm = case.spacing_mm
         known = labels.known
         if case.target is None:
             indices = labels.indices
             kind = np.uint8 if indices.dtype == np.uint8 else np.int32
-            self.classes = torch.from_numpy(indices.astype(kind, copy=False))
+            classes = torch.from_numpy(indices.astype(kind, copy=False))
         else:
-            self.classes = torch.from_numpy(case.target)
+            classes = torch.from_numpy(case.target)
         weight = known.astype(np.float32)
-        self.weight = torch.from_numpy(weight if labels.weight is None else weight * labels.weight)
+        self.classes = classes.to(image.device)
+        self.weight = torch.from_numpy(weight if labels.weight is None else weight * labels.weight).to(image.device)
         self.labeled_in_plane = tuple(known.sum(axis=tuple(a for a in range(3) if a != axis)) for axis in range(3))
 
 
 def patch_dataset(
-    cases: list[Case], labels: list[SparseLabels], cut: PatchCutter, seed: int
+    cases: list[Case], labels: list[SparseLabels], cut: PatchCutter, seed: int, images: Sequence[Tensor] = ()
 ) -> PatchDataset[TrainingCase]:
-    """Patches of `cases` around the voxels that `labels` (one per case) know something of; see `LabeledVoxels`."""
-    return PatchDataset(
-        [TrainingCase(c, s) for c, s in zip(cases, labels, strict=True)], LabeledVoxels(labels), cut, seed
-    )
+    """Patches of `cases` around the voxels that `labels` (one per case) know something of; see `LabeledVoxels`.
+
+    images: those of the cases where patches are to be cut from them, on a GPU perhaps; none: as they are.
+    """
+    there = list(images) or [case.image for case in cases]
+    parts = [TrainingCase(*part) for part in zip(cases, labels, there, strict=True)]
+    return PatchDataset(parts, LabeledVoxels(labels), cut, seed)
 
 
 def _volume(sizes: tuple[int, ...], across: int | None, thickness: int) -> Triple:

@@ -29,14 +29,14 @@ def make_stages(
     return stages
 
 
-def fit_settings(plan: Plan, iterations: int) -> FitSettings:
-    """How a run of so many iterations is optimised."""
+def fit_settings(plan: Plan, iterations: int, workers: int = 0) -> FitSettings:
+    """How a run of so many iterations is optimised. workers: processes that cut patches."""
     training = plan.config.training
     return FitSettings(
         iterations=iterations,
         batch_size=plan.batch_size,
         accumulate=training.accumulate,
-        workers=plan.config.sampling.workers,
+        workers=workers,
         optimizer=training.optimizer,
         learning_rate=training.learning_rate,
         momentum=training.momentum,

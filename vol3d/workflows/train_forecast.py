@@ -14,6 +14,7 @@ from vol3d.baselines.pixel_classifier import CONTEXT, told_of
 from vol3d.networks import build
 from vol3d.training import time_steps
 from vol3d.workflows.case import Case
+from vol3d.workflows.cutting import choose_cutting
 from vol3d.workflows.estimate import step_seconds
 from vol3d.workflows.meaning import Meaning
 from vol3d.workflows.objective import make_loss
@@ -53,10 +54,12 @@ def forecast_training(plan: Plan, cases: list[Case], meaning: Meaning) -> TrainF
     labels = [case.labels for case in cases]
     loss = make_loss(plan.config.loss, meaning, labels, network)
     cut = PatchCutter(plan.patch, plan.geometry.margin, plan.config.augment, plan.planes)
-    source = patch_dataset(cases, labels, cut, plan.config.training.seed)
+    cutting = choose_cutting(plan, cases)
+    source = patch_dataset(cases, labels, cut, plan.config.training.seed, cutting.images(cases))
     before = io.resident_bytes()
     fabric = open_fabric(plan.device, 1)
-    seconds = time_steps(network, source, loss, fit_settings(plan, 1), fabric, _STEPS, _LIMIT_SECONDS)
+    settings = fit_settings(plan, 1, cutting.workers)
+    seconds = time_steps(network, source, loss, settings, fabric, _STEPS, _LIMIT_SECONDS)
     most = max(io.resident_bytes(), before + _classifier_bytes(plan, cases))
     on_device = float(torch.cuda.max_memory_allocated(plan.device.name)) if plan.device.is_gpu else None
     return TrainForecast(seconds, _classifier_seconds(plan, cases), most, on_device)

@@ -16,6 +16,7 @@ from vol3d.bundle import ModelBundle
 from vol3d.networks import build, load_encoder_weights, parameter_count, reestimate
 from vol3d.training import (
     FitResult,
+    FitSettings,
     PatchSource,
     Stage,
     TrainingState,
@@ -31,6 +32,7 @@ from vol3d.workflows.batch_statistics import reestimates
 from vol3d.workflows.budget import REESTIMATION_BATCHES, Budget
 from vol3d.workflows.case import Case
 from vol3d.workflows.continuing import Earlier, keep_start, tell_what_is_new, write_painted
+from vol3d.workflows.cutting import choose_cutting
 from vol3d.workflows.device import exact
 from vol3d.workflows.listener import Listener
 from vol3d.workflows.live_preview import LivePreview
@@ -117,8 +119,10 @@ class TrainingRun:
             current=training.batch_statistics == "current",
         )
         cut = PatchCutter(plan.patch, plan.geometry.margin, plan.config.augment, plan.planes)
-        self.all_patches = patch_dataset(cases, everything, cut, training.seed)
-        self.patches = patch_dataset(cases, first, cut, training.seed)
+        cutting = choose_cutting(plan, cases)
+        self.workers, images = cutting.workers, cutting.images(cases)
+        self.all_patches = patch_dataset(cases, everything, cut, training.seed, images)
+        self.patches = patch_dataset(cases, first, cut, training.seed, images)
         self.end = StageEnd(self.held, meaning, plan.config.loss, self.known, earlier, tell, guided=bool(self.guided))
         self.classifier_score: BaselineScore | None = None
         self.reestimates = False
@@ -155,9 +159,7 @@ class TrainingRun:
         elif state is None and not self.fresh:
             self._take_encoder(network)
         length = self.run.length or agree(
-            self.budget.length(
-                network, self.patches, loss, fit_settings(self.plan, 1), self.fabric, self.held, self.tell
-            ),
+            self.budget.length(network, self.patches, loss, self._settings(1), self.fabric, self.held, self.tell),
             self.fabric,
         )
         iterations = length.iterations
@@ -171,7 +173,7 @@ class TrainingRun:
                 network,
                 stages,
                 loss,
-                fit_settings(self.plan, iterations),
+                self._settings(iterations),
                 fabric=self.fabric,
                 start=state,
                 validate=self._validate if self.held else None,
@@ -184,6 +186,9 @@ class TrainingRun:
         if stopped or out is None:
             return TrainResult(self.run.folder, None, None, None, stopped, result.state.iteration)
         return self._finish(network, result, stages)
+
+    def _settings(self, iterations: int) -> FitSettings:
+        return fit_settings(self.plan, iterations, self.workers)
 
     def _keep_start(self) -> None:
         """What a continued run needs to be taken up again, and what the next one needs to know of this one."""

@@ -1,0 +1,45 @@
+"""Where patches are cut: in this process, by others, or on a GPU from volumes that lie there."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from vol3d.workflows.case import Case
+from vol3d.workflows.device import memory_bytes
+from vol3d.workflows.plan import Plan
+
+_SHARE = 0.25  # of the memory that a GPU may be planned with: what volumes may take of it
+_BYTES = {"channel": 4, "labels": 2 * (4 + 4)}  # a voxel; labels twice, with and without those that are held out
+_MOST_WORKERS = 8
+
+
+@dataclass(frozen=True)
+class Cutting:
+    """workers: processes that cut patches, 0 for this one. device: the GPU that cuts them, None: a CPU does."""
+
+    workers: int
+    device: str | None = None
+
+    def images(self, cases: Sequence[Case]) -> list[Tensor]:
+        """The cases' images where patches are cut from them."""
+        return [case.image if self.device is None else case.image.to(self.device) for case in cases]
+
+
+def choose_cutting(plan: Plan, cases: Sequence[Case]) -> Cutting:
+    """As configured; where that is left open, on a CPU in this process, on a GPU there.
+
+    Where the volumes would take more than a quarter of the GPU's memory, by up to eight processes.
+    """
+    configured = plan.config.sampling.workers
+    if configured is not None or not plan.device.is_gpu:
+        return Cutting(configured or 0)
+    labels = _BYTES["labels"]
+    needed = sum(math.prod(case.shape) * (_BYTES["channel"] * case.image.shape[0] + labels) for case in cases)
+    if needed <= _SHARE * memory_bytes(plan.device):
+        return Cutting(0, plan.device.name)
+    return Cutting(min(_MOST_WORKERS, max(1, (os.cpu_count() or 1) - 1)))
