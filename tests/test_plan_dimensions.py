@@ -68,11 +68,11 @@ def test_painted_axes_are_those_of_slices():
     assert _painted_axes([dense, case]) == {1, 2}
 
 
-def test_a_gpu_gets_the_paper_network():
+def test_a_gpu_gets_a_wide_network_in_three_dimensions():
     grids = [Grid((200, 200, 200), (1.0, 1.0, 1.0))]
     assert make_plan(parse_config({}), grids, 1, ("a", "b"), CPU, {0, 2}).network.dimensions == 2
     plan = make_plan(parse_config({}), grids, 1, ("a", "b"), Device("cuda:0", "bf16"), {0, 2})
-    assert (plan.network.dimensions, plan.patch) == (3, (132, 132, 116))
+    assert (plan.network.dimensions, plan.patch, plan.network.encoder[0]) == (3, (96, 96, 96), (32,))
 
 
 def test_a_dry_run_measures_a_step(tmp_path, monkeypatch):

@@ -46,6 +46,8 @@ class Learner:
             learning_rate=settings.learning_rate,
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
+            # a fused one also takes the gradient scaler's part, and Fabric then clips nothing
+            fused=fabric.device.type == "cuda" and self.loss_scale is None,
         )
         module = torch.compile(network) if settings.compile else network
         self._module, self._fabric_optimizer = fabric.setup(module, self._optimizer)

@@ -16,11 +16,17 @@ _FIRST_MOMENTS = ("exp_avg", "momentum_buffer")
 
 
 def make_optimizer(
-    network: nn.Module, name: OptimizerName, *, learning_rate: float, momentum: float = 0.99, weight_decay: float = 0.0
+    network: nn.Module,
+    name: OptimizerName,
+    *,
+    learning_rate: float,
+    momentum: float = 0.99,
+    weight_decay: float = 0.0,
+    fused: bool = False,
 ) -> Optimizer:
     """AdamW (Loshchilov & Hutter 2019) or SGD with momentum, over all parameters that want a gradient.
 
-    Parameters of one axis (biases, normalisations) are not decayed. momentum: of SGD only.
+    Parameters of one axis (biases, normalisations) are not decayed. momentum: of SGD only. fused: AdamW in one kernel.
     """
     wanted = [parameter for parameter in network.parameters() if parameter.requires_grad]
     groups = [
@@ -30,8 +36,7 @@ def make_optimizer(
     groups = [group for group in groups if group["params"]]
     match name:
         case "adamw":
-            # one kernel for all parameters; on CPUs the plain one stays, whose states older checkpoints hold
-            return AdamW(groups, lr=learning_rate, fused=all(p.is_cuda for p in wanted) or None)
+            return AdamW(groups, lr=learning_rate, fused=fused or None)
         case "sgd":
             return SGD(groups, lr=learning_rate, momentum=momentum)
     raise ValueError(f"expected optimizer 'adamw' or 'sgd', found {name!r}")

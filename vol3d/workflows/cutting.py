@@ -16,6 +16,7 @@ from vol3d.workflows.plan import Plan
 _SHARE = 0.25  # of the memory that a GPU may be planned with: what volumes may take of it
 _BYTES = {"channel": 4, "labels": 2 * (4 + 4)}  # a voxel; labels twice, with and without those that are held out
 _MOST_WORKERS = 8
+_LARGE = 64**3  # voxels of a patch from which on a GPU cuts it sooner than one core, for all the kernels it starts
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,12 @@ class Cutting:
 
 
 def choose_cutting(plan: Plan, cases: Sequence[Case]) -> Cutting:
-    """As configured; where that is left open, on a CPU in this process, on a GPU there.
+    """As configured; where that is left open, in this process, and for large patches on the GPU if there is one.
 
     Where the volumes would take more than a quarter of the GPU's memory, by up to eight processes.
     """
     configured = plan.config.sampling.workers
-    if configured is not None or not plan.device.is_gpu:
+    if configured is not None or not plan.device.is_gpu or math.prod(plan.patch) < _LARGE:
         return Cutting(configured or 0)
     labels = _BYTES["labels"]
     needed = sum(math.prod(case.shape) * (_BYTES["channel"] * case.image.shape[0] + labels) for case in cases)

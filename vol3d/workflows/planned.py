@@ -1,4 +1,4 @@
-"""Networks and patches whose sizes follow from the voxels and from what a CPU can do in minutes."""
+"""Networks and patches whose sizes follow from the voxels and from what a device can do in minutes."""
 
 from __future__ import annotations
 
@@ -20,12 +20,8 @@ from vol3d.config import (
 from vol3d.errors import ConfigError
 
 PAPER_PATCH = {2: (572, 572), 3: (132, 132, 116)}
-_PAPER_ENCODER = {
-    2: ((64, 64), (128, 128), (256, 256), (512, 512), (1024, 1024)),
-    3: ((32, 64), (64, 128), (128, 256), (256, 512)),
-}
-_CPU_VOXELS = {2: 160**2, 3: 48**3}
-_CPU_WIDTH = 16
+_CPU_VOXELS, _CPU_WIDTH = {2: 160**2, 3: 48**3}, 16
+GPU_VOXELS, GPU_WIDTH = {2: 320**2, 3: 96**3}, 32
 _LEVELS = {"unet": 4, "fcn": 5, "unet_plus_plus": 4, "unet3plus": 4}
 _DEEPEST = 4
 _COARSE = 2.0
@@ -69,16 +65,6 @@ def small_patch(grid: Grid, voxels: int | None = None) -> Sizes:
         left /= math.prod(size[a] for a in full)
         open_axes = [a for a in open_axes if a not in full]
     return tuple(max(1, round(n)) for n in size)
-
-
-def paper_unet(wanted: SizedNetwork) -> UNetConfig:
-    """The valid U-Net of the papers, with BatchNorm."""
-    return UNetConfig(
-        dimensions=wanted.dimensions,
-        encoder=_PAPER_ENCODER[wanted.dimensions],
-        padding="valid",
-        up_channels="keep" if wanted.dimensions == 3 else "halve",
-    )
 
 
 def small_network(wanted: SizedNetwork, patch: Sizes, spacing_mm: Sequence[float]) -> AnyNetworkConfig:
