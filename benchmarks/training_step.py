@@ -1,6 +1,6 @@
 """A training step: with its pipeline beside the same step on one fixed batch, and beside peers' networks.
 
-    python benchmarks/training_step.py [--device cpu|cuda]
+    python benchmarks/training_step.py [--device cpu|cuda] [--parts pipeline peers batches]
 
 On a CPU the small 3-D network (`vol3d train --dimensions 3`) on the embedded sample; on a GPU the paper's 3D U-Net.
 pipeline: drawing, warping and intensities included, over a step on a batch that is there already, by turns. On a GPU
@@ -50,6 +50,7 @@ WORKERS = 8
 PEER_STRIDE = 16
 SIDE = 8192
 BATCHES = (1, 2, 4)
+PARTS = ("pipeline", "peers", "batches")
 
 
 class Fixed:
@@ -136,7 +137,7 @@ def peers(channels: int, classes: int) -> dict[str, Callable[[], nn.Module]]:
             nonlin=nn.LeakyReLU,
         )
 
-    return {"MONAI BasicUNet": lambda: BasicUNet(3, channels, classes), "MONAI DynUNet": dyn, "PlainConvUNet": plain}
+    return {"PlainConvUNet": plain, "MONAI DynUNet": dyn, "MONAI BasicUNet": lambda: BasicUNet(3, channels, classes)}
 
 
 def rate(network: nn.Module, image: torch.Tensor, truth: torch.Tensor, half: bool, quick: bool = True) -> dict:
@@ -172,11 +173,15 @@ def rate(network: nn.Module, image: torch.Tensor, truth: torch.Tensor, half: boo
     return {"GFLOP": work, "seconds": median, "GFLOP/s": work / median, "s per TFLOP": 1000 * median / work, **memory}
 
 
-def batch_rows(plan, image: torch.Tensor, answered: list[int]) -> list[dict]:
+def answered(plan) -> list[int]:
+    return [n - m for n, m in zip(plan.patch, plan.geometry.margin, strict=True)]
+
+
+def batch_rows(plan, device: torch.device) -> list[dict]:
     """The planned network with one patch a step and with several, beside a matrix product in bf16."""
-    if image.device.type != "cuda":
+    if device.type != "cuda":
         return []
-    a, b = (torch.randn(SIDE, SIDE, device=image.device, dtype=torch.bfloat16) for _ in range(2))
+    a, b = (torch.randn(SIDE, SIDE, device=device, dtype=torch.bfloat16) for _ in range(2))
 
     def product() -> None:
         torch.matmul(a, b)
@@ -185,33 +190,25 @@ def batch_rows(plan, image: torch.Tensor, answered: list[int]) -> list[dict]:
     rows = [{"network": f"matrix product, {SIDE}³", "GFLOP/s": 2e-9 * SIDE**3 / seconds(product, 20)}]
     for count in BATCHES:
         network = build(plan.network, plan.channels, plan.outputs, generator=torch.Generator().manual_seed(0))
-        truth = torch.zeros(count, *answered, dtype=torch.long, device=image.device)
-        several = torch.randn(count, *image.shape[1:], device=image.device)
+        truth = torch.zeros(count, *answered(plan), dtype=torch.long, device=device)
+        several = torch.randn(count, plan.channels, *plan.patch, device=device)
         found = rate(network, several, truth, plan.device.precision != "float32")
         rows.append({"network": f"vol3d, {count} patches a step", **found})
         rows[-1]["of the product"] = found["GFLOP/s"] / rows[0]["GFLOP/s"]
     return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    options = parser.parse_args()
-    torch.backends.cudnn.benchmark = True
-    plan, network, loss, sources, fabric = ours(options.device)
-    pipeline = pipeline_rows(plan, network, loss, sources, fabric)
-    print(f"{plan.network.kind}, patch {'×'.join(map(str, plan.patch))}, {plan.batch_size} a step, {fabric.device}")
-    show(pipeline)
-    print()
+def peer_rows(plan, device: torch.device) -> list[dict]:
+    """Seconds of the same work, in vol3d's network and in others."""
     half = plan.device.precision != "float32"
     generator = torch.Generator().manual_seed(0)
-    image = torch.randn(plan.batch_size, plan.channels, *plan.patch, generator=generator).to(fabric.device)
-    answered = [n - m for n, m in zip(plan.patch, plan.geometry.margin, strict=True)]
-    truth = torch.zeros(plan.batch_size, *answered, dtype=torch.long, device=fabric.device)
+    image = torch.randn(plan.batch_size, plan.channels, *plan.patch, generator=generator).to(device)
+    truth = torch.zeros(plan.batch_size, *answered(plan), dtype=torch.long, device=device)
+    network = build(plan.network, plan.channels, plan.outputs, generator=generator)
     rows = [{"network": "vol3d, as planned", **rate(network, image, truth, half)}]
     taken = [n // PEER_STRIDE * PEER_STRIDE for n in plan.patch]
     image = image[(..., *(slice(n) for n in taken))].contiguous()
-    truth = torch.zeros(plan.batch_size, *taken, dtype=torch.long, device=fabric.device)
+    truth = torch.zeros(plan.batch_size, *taken, dtype=torch.long, device=device)
     for name, make in peers(plan.channels, plan.outputs).items():
         for quick in (False, True):
             try:
@@ -220,13 +217,31 @@ def main() -> None:
                 print(f"{name}: not measured, {missing}")
                 break
             rows.append({"network": f"{name}, channels last" if quick else name, **found})
-    show(rows)
-    ratio = min(row["s per TFLOP"] for row in rows[1:]) / rows[0]["s per TFLOP"]
-    batches = batch_rows(plan, torch.empty(1, plan.channels, *plan.patch).to(fabric.device), answered)
-    if batches:
+            show(rows[-1:])
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    options = parser.parse_args()
+    torch.backends.cudnn.benchmark = True
+    plan, network, loss, sources, fabric = ours(options.device)
+    print(f"{plan.network.kind}, patch {'×'.join(map(str, plan.patch))}, {plan.batch_size} a step, {fabric.device}")
+    makers = {
+        "peers": lambda: peer_rows(plan, fabric.device),
+        "batches": lambda: batch_rows(plan, fabric.device),
+        "pipeline": lambda: pipeline_rows(plan, network, loss, sources, fabric),
+    }
+    for part in options.parts:
+        rows, ratio = makers[part](), None
+        if part == "peers":
+            ratio = min(row["s per TFLOP"] for row in rows[1:]) / rows[0]["s per TFLOP"]
+        show(rows)
         print()
-        show(batches)
-    keep("training_step", [*pipeline, *rows, *batches], ratio, device=options.device)
+        if rows:
+            keep("training_step", rows, ratio, device=options.device)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from vol3d.config import UNetConfig
 from vol3d.errors import GeometryError, ModelError, ResourceError
 from vol3d.inference import bytes_per_voxel, plan_for, plan_tiles, predict_flips, predict_slabs, whole_pass
 from vol3d.inference.blend import Canvas, profile, weights
+from vol3d.inference.forward import whole_float32
 from vol3d.networks import UNet
 from vol3d.volume import Box
 
@@ -309,6 +310,16 @@ def test_memory_of_a_pass_is_known_without_running_it():
     assert all(not p.is_meta for p in wide.parameters())
 
 
+def test_float32_is_not_tf32_meanwhile():
+    kinds = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [kind.allow_tf32 for kind in kinds]
+    assert any(before)
+    with pytest.raises(RuntimeError, match="in between"), whole_float32():
+        assert not any(kind.allow_tf32 for kind in kinds)
+        raise RuntimeError("in between")
+    assert [kind.allow_tf32 for kind in kinds] == before
+
+
 @gpu
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["float32", "bf16", "fp16"])
@@ -319,7 +330,7 @@ def test_a_gpu_says_what_the_cpu_says(padding, precision):
     plan = plan_for(made, (40, 30, 20), tile=made.input_size((16, 16, 16)), **LIMITS)
     here = joined(predict_slabs(made, image, plan))
     there = joined(predict_slabs(made, image, plan, device="cuda", precision=precision))
-    assert np.abs(here - there).max() < (1e-3 if precision == "float32" else 0.05)
+    assert np.abs(here - there).max() < (1e-5 if precision == "float32" else 0.05)
     if padding == "valid":
         whole = whole_pass(made, image, device="cuda")
         tiled = joined(predict_slabs(made, image, plan, device="cuda", logits=True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -179,8 +179,22 @@ class Runner:
 
     def _precision(self) -> AbstractContextManager[Any]:
         if self.autocast is None:
-            return nullcontext()
+            return whole_float32() if self.device.type == "cuda" else nullcontext()
         return torch.autocast(self.device.type, dtype=self.autocast)
+
+
+@contextmanager
+def whole_float32() -> Iterator[None]:
+    """Let a GPU compute in float32 and not in TF32, its matrix units' ten bits, by which tiles would disagree."""
+    kinds: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [kind.allow_tf32 for kind in kinds]
+    try:
+        for kind in kinds:
+            kind.allow_tf32 = False
+        yield
+    finally:
+        for kind, allowed in zip(kinds, before, strict=True):
+            kind.allow_tf32 = allowed
 
 
 def _voxels(image: NDArray[Any] | ReadByBox, box: Box) -> NDArray[Any]:
