@@ -314,9 +314,16 @@ def test_float32_is_not_tf32_meanwhile():
     kinds = (torch.backends.cudnn, torch.backends.cuda.matmul)
     before = [kind.allow_tf32 for kind in kinds]
     assert any(before)
-    with pytest.raises(RuntimeError, match="in between"), whole_float32():
-        assert not any(kind.allow_tf32 for kind in kinds)
-        raise RuntimeError("in between")
+    meanwhile = []
+
+    def fails():
+        with whole_float32():
+            meanwhile.extend(kind.allow_tf32 for kind in kinds)
+            raise RuntimeError("in between")
+
+    with pytest.raises(RuntimeError, match="in between"):
+        fails()
+    assert meanwhile == [False, False]
     assert [kind.allow_tf32 for kind in kinds] == before
 
 
