@@ -201,6 +201,14 @@ def test_input_and_output_sizes_are_inverse(config: UNetConfig, data: st.DataObj
     assert geometry.largest_input(larger) == (tuple(larger) if geometry.padded else size)
 
 
+@pytest.mark.parametrize(("normalization", "fewer"), [("batch", 31), ("instance", 31), ("none", 0)])
+def test_convolutions_before_a_normalisation_can_do_without_a_bias(normalization: Any, fewer: int) -> None:
+    configs = [UNetConfig(encoder=((4, 5), (6, 6)), normalization=normalization, bias=bias) for bias in (True, False)]
+    plain, without = (build(config, 1, 2) for config in configs)
+    assert parameter_count(plain) - parameter_count(without) == fewer  # 4 + 5 + 6 + 6 and, on the way up, 5 + 5
+    assert without.head.bias is not None
+
+
 def test_invalid_sizes_are_refused_with_the_nearest_valid_ones() -> None:
     network = UNet(UNetConfig(encoder=SMALL, padding="valid"), 1, 2)
     geometry = network.geometry

@@ -27,6 +27,7 @@ def lived(config, channels=2):
     [
         (UNetConfig(encoder=((4, 5), (6, 7), (8, 8))), (12, 16, 8), 10),
         (UNetConfig(encoder=((4,), (6,)), dimensions=2), (12, 16), 3),
+        (UNetConfig(encoder=((4,), (6, 6)), bias=False), (12, 16, 8), 4),
         (UNetConfig(encoder=((4, 5), (6, 7)), padding="valid"), (28, 28, 28), 6),
         (UNetConfig(encoder=((4, 5), (6, 7)), normalization="none"), (8, 8, 8), 0),
         (UNetConfig(encoder=((4, 5), (6, 7)), normalization="instance"), (8, 8, 8), 0),
@@ -45,8 +46,9 @@ def test_answers_stay(config, size, count):
     assert sum(isinstance(module, nn.BatchNorm3d | nn.BatchNorm2d) for module in network.modules()) == 0
 
 
-def test_norms_without_statistics_stay():
-    network = lived(UNetConfig(encoder=((4, 5), (6, 7))))
+@pytest.mark.parametrize("bias", [True, False])
+def test_norms_without_statistics_stay(bias):
+    network = lived(UNetConfig(encoder=((4, 5), (6, 7)), bias=bias))
     use_current_statistics(network)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     assert fold_batch_norm(network) == 0

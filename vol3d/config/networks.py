@@ -72,7 +72,7 @@ class UNetConfig(_Levels):
     """U-Net and 3D U-Net.
 
     encoder: output channels of the convolutions of every level. `up_channels`: what an up-convolution does to the
-    channels: keep (3D U-Net) or halve (U-Net).
+    channels: keep (3D U-Net) or halve (U-Net). `bias`: of convolutions before a normalisation; others have one always.
     """
 
     kind: Literal["unet"] = "unet"
@@ -81,6 +81,7 @@ class UNetConfig(_Levels):
     up: Literal["transposed", "interpolate"] = "transposed"
     up_channels: Literal["keep", "halve"] = "keep"
     up_bias: bool = False
+    bias: bool = True
 
     @property
     def levels(self) -> int:

@@ -18,8 +18,9 @@ _MOST_GROUPS = 8
 class ConvBlock(nn.Sequential):
     """Convolution → normalisation → ReLU, once for each entry of `widths`; (N, C, *S) → (N, widths[-1], *S').
 
-    Convolutions have a bias also before a normalisation, as in the 3D U-Net. padded: S' is S, filled with zeros at
-    the border; otherwise every convolution takes kernel − 1 voxels away.
+    padded: S' is S, filled with zeros at the border; otherwise every convolution takes kernel − 1 voxels away. bias:
+    whether convolutions have one also before a normalisation, as in the 3D U-Net; batch normalisation takes it away
+    again, and on a GPU it costs passes over the map of its own.
     """
 
     def __init__(
@@ -30,11 +31,13 @@ class ConvBlock(nn.Sequential):
         normalization: Normalization,
         *,
         padded: bool,
+        bias: bool = True,
     ) -> None:
         parts: list[nn.Module] = []
         padding = tuple(k // 2 if padded else 0 for k in kernel)
         for width in widths:
-            parts.append(LAYERS[len(kernel)].convolution(channels, width, kernel, padding=padding))
+            biased = bias or normalization == "none"
+            parts.append(LAYERS[len(kernel)].convolution(channels, width, kernel, padding=padding, bias=biased))
             parts.extend(norm_layers(normalization, width, len(kernel)))
             parts.append(nn.ReLU(inplace=True))
             channels = width

@@ -29,11 +29,13 @@ def fold_batch_norm(network: nn.Module) -> int:
 
 
 def _fold(layer: Any, norm: Any) -> bool:  # noqa: ANN401  a convolution and a BatchNorm
-    parts = (layer.weight, layer.bias, norm.running_mean, norm.running_var, norm.weight, norm.bias)
+    parts = (layer.weight, norm.running_mean, norm.running_var, norm.weight, norm.bias)
     if not all(isinstance(part, torch.Tensor) for part in parts):
         return False
-    weight, bias, mean, variance, scale, shift = (part.double() for part in parts)
+    if layer.bias is None:
+        layer.bias = nn.Parameter(torch.zeros_like(norm.bias))
+    weight, mean, variance, scale, shift = (part.double() for part in parts)
     factor = scale / (variance + norm.eps).sqrt()
     layer.weight.copy_(weight * factor.view(-1, *[1] * (weight.ndim - 1)))
-    layer.bias.copy_((bias - mean) * factor + shift)
+    layer.bias.copy_((layer.bias.double() - mean) * factor + shift)
     return True

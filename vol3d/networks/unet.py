@@ -16,7 +16,8 @@ class UNet(Network):
     config.encoder: widths of the convolutions of every level, fine to coarse; the decoder has as many convolutions per
     level, all of the level's last width. padding `valid`: no padding, skips are cropped to their centre, margin > 0;
     `same`: zero padding, any input size, margin 0. up: transposed convolution, or linear interpolation and a
-    convolution of size 1; up_channels: whether it keeps or halves the channels; up_bias: whether it has a bias.
+    convolution of size 1; up_channels: whether it keeps or halves the channels; up_bias: whether it has a bias. bias:
+    whether convolutions have one before a normalisation.
 
     3D U-Net: the default widths, `valid`. U-Net: dimensions 2, widths 64, 64 … 1024, 1024, normalization `none`,
     up_channels `halve`, up_bias.
@@ -27,10 +28,10 @@ class UNet(Network):
     def __init__(self, config: UNetConfig, in_channels: int, classes: int) -> None:
         super().__init__(config, in_channels, classes)
         layers, kernels, padded = LAYERS[config.dimensions], config.level_kernels, config.padding == "same"
-        channels = in_channels
+        channels, norm = in_channels, config.normalization
         self.encoder = nn.ModuleList()
         for widths, kernel in zip(config.encoder, kernels, strict=True):
-            self.encoder.append(ConvBlock(channels, widths, kernel, config.normalization, padded=padded))
+            self.encoder.append(ConvBlock(channels, widths, kernel, norm, padded=padded, bias=config.bias))
             channels = widths[-1]
         self.pools = nn.ModuleList(layers.max_pool(size) for size in config.level_pooling)
         self.ups, self.decoder = nn.ModuleList(), nn.ModuleList()
@@ -44,8 +45,8 @@ class UNet(Network):
             widths = config.encoder[level]
             channels = widths[-1]
             joined = channels + width
-            block = ConvBlock(joined, (channels,) * len(widths), kernels[level], config.normalization, padded=padded)
-            self.decoder.append(block)
+            widths = (channels,) * len(widths)
+            self.decoder.append(ConvBlock(joined, widths, kernels[level], norm, padded=padded, bias=config.bias))
         self.head = layers.convolution(channels, classes, 1)
 
     @property

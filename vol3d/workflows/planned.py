@@ -105,6 +105,7 @@ def small_network(wanted: SizedNetwork, patch: Sizes, spacing_mm: Sequence[float
         pooling=pooling,
         padding="same",
         up_channels="halve",
+        bias=False,
     )
 
 
