@@ -1,12 +1,12 @@
 """Accuracy from few slices in the same time: vol3d, a random forest and a MONAI script; and what each part is worth.
 
-    python benchmarks/accuracy.py DATA [--table main|ablation|long] [--only TEXT] [--jobs N] [--missing]
+    python benchmarks/accuracy.py DATA [--table main|ablation|long|gpu] [--only TEXT] [--jobs N] [--missing]
 
 DATA: a folder with nuclei_a.h5, ovule_walls.h5, isbi2012_em.h5 and mni152_*.nii.gz. Each row is a process of its own,
 with all cores (with --jobs N: an equal part of them, which the row says). Rows are kept in
 benchmarks/results/accuracy.jsonl and not run again; --only runs those anew whose name has TEXT. Slices are counted
 across the stored axes: z, y, x of HDF5, x, y, z of NIfTI. Scores are on voxels that nobody painted. The tables go into
-docs/accuracy.md.
+docs/accuracy.md. gpu: vol3d's rows on the first GPU; those of nnU-Net are printed by nnunet_peer.py, to be added.
 """
 
 import argparse
@@ -29,6 +29,7 @@ PAGE = HERE.parent / "docs" / "accuracy.md"
 VOLUMES = ("nuclei_a", "ovule_walls", "isbi2012_em", "mni152")
 FEW, USUAL, MANY = (1, 1, 1), (3, 3, 2), (5, 5, 3)
 METHODS = ("vol3d", "random forest", "MONAI script")
+ON_GPU = ("vol3d on a GPU", "nnU-Net v2 on a GPU")
 PARTS = {
     "default": [],
     "no pixel classifier": ["pixel_classifier.use=no"],
@@ -96,6 +97,12 @@ def vol3d_default(image, truth, mask, spacing, seconds, seed=0, overrides=()):
     return codes, facts
 
 
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
 def _ece(calibration: dict, when: str) -> float | None:
     from vol3d.metrics import Reliability
 
@@ -111,7 +118,9 @@ def row(key: dict, folder: Path) -> dict:
     mask = few_slices.annotated(truth, slices)
     begin = time.monotonic()
     facts: dict = {}
-    if key["method"] == "vol3d":
+    if key["method"] == ON_GPU[0] and not _has_gpu():
+        raise SystemExit("no GPU was found")
+    if key["method"] in {METHODS[0], ON_GPU[0]}:
         codes, facts = vol3d_default(image, truth, mask, spacing, key["seconds"], key["seed"], PARTS[key["part"]])
     else:
         from accuracy_peers import monai_script, random_forest
@@ -141,6 +150,8 @@ def wanted_rows(table: str) -> list[dict]:
     if table == "main":
         cells = [(v, USUAL) for v in VOLUMES] + [(v, s) for s in (FEW, MANY) for v in ("nuclei_a", "ovule_walls")]
         return [_key(m, "default", v, s, 300, 0) for v, s in cells for m in METHODS]
+    if table == "gpu":
+        return [_key(ON_GPU[0], "default", v, USUAL, 300, 0) for v in ("nuclei_a", "ovule_walls")]
     if table == "long":
         return [_key("vol3d", "default", "nuclei_a", USUAL, 1200, 0)]
     two = ("nuclei_a", "ovule_walls")
@@ -239,6 +250,22 @@ def ablation_table(rows: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
+def gpu_table(rows: dict[str, dict]) -> str:
+    """Volumes × methods on a GPU, whatever time they were given."""
+    lines = [f"| volume | slices | {' | '.join(ON_GPU)} |", "|---|---|" + "---|" * len(ON_GPU)]
+    for key in wanted_rows("gpu"):
+        cells = []
+        for method in ON_GPU:
+            found = next((r for r in rows.values() if r["method"] == method and r["volume"] == key["volume"]), None)
+            cells.append(
+                "not measured"
+                if found is None
+                else f"{found['mean_iou']:.3f}, {found['iterations']} iterations in {found['training_seconds']:.0f} s"
+            )
+        lines.append(f"| {key['volume']} | {','.join(map(str, key['slices']))} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def machines(rows: list[dict]) -> str:
     """Where the rows of a table were run."""
     found = sorted({f"{one['machine']}, {one['threads']} threads a row, {one['date']}" for one in rows})
@@ -248,8 +275,10 @@ def machines(rows: list[dict]) -> str:
 def write_page(rows: dict[str, dict]) -> None:
     """Put the tables between their marks in docs/accuracy.md."""
     page = PAGE.read_text(encoding="utf-8")
-    for table, made in (("main", main_table(rows)), ("ablation", ablation_table(rows))):
+    for table, made in (("main", main_table(rows)), ("ablation", ablation_table(rows)), ("gpu", gpu_table(rows))):
         own = [rows[name_of(key)] for key in wanted_rows(table) if name_of(key) in rows]
+        if table == "gpu":
+            own = [one for one in rows.values() if one["method"] in ON_GPU]
         begin, end = f"<!-- table: {table} -->", f"<!-- end of table: {table} -->"
         before, after = page.partition(begin)[0], page.partition(end)[2]
         page = f"{before}{begin}\n{made}\n\n{machines(own)}\n{end}{after}"
@@ -259,7 +288,7 @@ def write_page(rows: dict[str, dict]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--table", choices=["main", "ablation", "long"], default="main")
+    parser.add_argument("--table", choices=["main", "ablation", "long", "gpu"], default="main")
     parser.add_argument("--only", metavar="TEXT")
     parser.add_argument("--missing", action="store_true", help="with --only: not those that are there already")
     parser.add_argument("--jobs", type=int, default=1)
@@ -274,7 +303,8 @@ def main() -> None:
         list(pool.map(lambda key: run_one(key, options), [key for key in keys if name_of(key) not in done]))
     rows = kept()
     write_page(rows)
-    print(main_table(rows) if options.table == "main" else ablation_table(rows))
+    tables = {"main": main_table, "ablation": ablation_table, "gpu": gpu_table}
+    print(tables.get(options.table, main_table)(rows))
 
 
 if __name__ == "__main__":

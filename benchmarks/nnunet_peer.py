@@ -204,7 +204,7 @@ def train(options: argparse.Namespace) -> dict:
     predicting = time.monotonic() - begin
     trainer.close()
     return {
-        "method": "nnU-Net v2",
+        "method": "nnU-Net v2 on a GPU",
         "part": "tried out" if options.patch or options.batch else "default",
         "volume": options.volume,
         "slices": slices,
