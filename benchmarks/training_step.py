@@ -76,14 +76,15 @@ def ours(device_name: str):
     labels = [case.labels for case in cases]
     loss = make_loss(plan.config.loss, meaning, labels, network)
     cut = PatchCutter(plan.patch, plan.geometry.margin, plan.config.augment, plan.planes)
-    cuttings = {"the whole pipeline": choose_cutting(plan, cases)}
+    fabric = open_fabric(device, 1)
+    cuttings = {"the whole pipeline": choose_cutting(plan, cases, fabric.device)}
     if plan.device.is_gpu:
         cuttings[f"the whole pipeline, {WORKERS} processes"] = Cutting(WORKERS)
     sources = {
         name: (patch_dataset(cases, labels, cut, 0, cutting.images(cases)), cutting.workers)
         for name, cutting in cuttings.items()
     }
-    return plan, network, loss, sources, open_fabric(device, 1)
+    return plan, network, loss, sources, fabric
 
 
 def pipeline_rows(plan, network, loss, sources, fabric) -> list[dict]:

@@ -407,9 +407,11 @@ FOLDER_NAME = "/somewhere/else/of_me"
 
 
 def plan():
-    network = SimpleNamespace(kind="unet")
+    network = SimpleNamespace(kind="unet", dimensions=2)
     device = SimpleNamespace(name="cpu")
-    return SimpleNamespace(config=Config(), network=network, device=device, patch=(16, 16, 16), batch_size=2)
+    config = Config.model_validate({"sampling": {"planes": ["x", "z"]}})
+    patch = (16, 16)
+    return SimpleNamespace(config=config, network=network, device=device, patch=patch, batch_size=2, planes=(0, 2))
 
 
 def make_case(name=f"{FOLDER_NAME}/scan.h5:raw", seed=0, count=3):
@@ -452,6 +454,7 @@ def test_a_run_is_reported_with_its_pictures(tmp_path):
     )
     path = report_run(tmp_path, plan(), [case], MEANING, [split], end)
     text = path.read_text(encoding="utf-8")
+    assert "| network | unet, 2-D, slice by slice across x, z (probabilities averaged), 12,345 parameters |" in text
     html = RENDER.render(text)
     for hidden in ("somewhere", "of_me", "somebody", "secret", str(tmp_path)):
         assert hidden not in text

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from vol3d.workflows.case import Case
@@ -24,15 +25,15 @@ class Cutting:
     """workers: processes that cut patches, 0 for this one. device: the GPU that cuts them, None: a CPU does."""
 
     workers: int
-    device: str | None = None
+    device: torch.device | None = None
 
     def images(self, cases: Sequence[Case]) -> list[Tensor]:
         """The cases' images where patches are cut from them."""
         return [case.image if self.device is None else case.image.to(self.device) for case in cases]
 
 
-def choose_cutting(plan: Plan, cases: Sequence[Case]) -> Cutting:
-    """As configured; where that is left open, in this process, and for large patches on the GPU if there is one.
+def choose_cutting(plan: Plan, cases: Sequence[Case], device: torch.device) -> Cutting:
+    """As configured; where that is left open, in this process, and for large patches on `device` if it is a GPU.
 
     Where the volumes would take more than a quarter of the GPU's memory, by up to eight processes.
     """
@@ -42,5 +43,5 @@ def choose_cutting(plan: Plan, cases: Sequence[Case]) -> Cutting:
     labels = _BYTES["labels"]
     needed = sum(math.prod(case.shape) * (_BYTES["channel"] * case.image.shape[0] + labels) for case in cases)
     if needed <= _SHARE * memory_bytes(plan.device):
-        return Cutting(0, plan.device.name)
+        return Cutting(0, device)
     return Cutting(min(_MOST_WORKERS, max(1, (os.cpu_count() or 1) - 1)))

@@ -36,7 +36,7 @@ def plan_lines(plan: Plan) -> list[str]:
         length = f"{_clock(budget)} time budget, about {count} iterations"
     margin = "" if geometry.padded else f"; valid input sizes {', '.join(_rules(plan))}"
     return [
-        f"network: {describe(plan.network)}{_across(plan)}",
+        f"network: {describe(plan.network)}{across(plan)}",
         f"channels in: {plan.channels}; outputs: {plan.outputs}",
         f"pixel classifier beside the network: {'yes' if plan.classifier else 'no'}",
         f"parameters: {parameter_count(network):,} in all; {paper_parameter_count(network):,} "
@@ -74,7 +74,8 @@ def describe(network: AnyNetworkConfig) -> str:
     return f"{network.kind}, {network.dimensions}-D, {told}"
 
 
-def _across(plan: Plan) -> str:
+def across(plan: Plan) -> str:
+    """How a 2-D network goes through a volume, in words that can follow others; empty for a 3-D one."""
     if not plan.planes:
         return ""
     letters = ", ".join(plan.config.sampling.planes or [f"axis {axis + 1} in closest RAS" for axis in plan.planes])

@@ -31,6 +31,7 @@ from vol3d.sampling import HoldOut, painted_slices
 from vol3d.version import __version__
 from vol3d.workflows.baselines import BaselineScore, has_held_out, held_out_counts
 from vol3d.workflows.case import Case
+from vol3d.workflows.estimate import across
 from vol3d.workflows.held_out_pictures import held_out_pictures
 from vol3d.workflows.meaning import Meaning
 from vol3d.workflows.scores import HeldOutScore, Score, ValueScore
@@ -85,7 +86,7 @@ def report_run(
         scans=tuple(_scan(case, len(classes)) for case in cases),
         training=TrainingFacts(
             task=meaning.spec.kind,
-            network=plan.network.kind,
+            network=f"{plan.network.kind}, {plan.network.dimensions}-D{across(plan)}",
             parameters=outcome.parameters,
             patch=plan.patch,
             batch_size=plan.batch_size,

@@ -54,10 +54,10 @@ def forecast_training(plan: Plan, cases: list[Case], meaning: Meaning) -> TrainF
     labels = [case.labels for case in cases]
     loss = make_loss(plan.config.loss, meaning, labels, network)
     cut = PatchCutter(plan.patch, plan.geometry.margin, plan.config.augment, plan.planes)
-    cutting = choose_cutting(plan, cases)
+    fabric = open_fabric(plan.device, 1)
+    cutting = choose_cutting(plan, cases, fabric.device)
     source = patch_dataset(cases, labels, cut, plan.config.training.seed, cutting.images(cases))
     before = io.resident_bytes()
-    fabric = open_fabric(plan.device, 1)
     settings = fit_settings(plan, 1, cutting.workers)
     seconds = time_steps(network, source, loss, settings, fabric, _STEPS, _LIMIT_SECONDS)
     most = max(io.resident_bytes(), before + _classifier_bytes(plan, cases))
