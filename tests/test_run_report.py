@@ -454,7 +454,7 @@ def test_a_run_is_reported_with_its_pictures(tmp_path):
     )
     path = report_run(tmp_path, plan(), [case], MEANING, [split], end)
     text = path.read_text(encoding="utf-8")
-    assert "| network | unet, 2-D, slice by slice across x, z (probabilities averaged), 12,345 parameters |" in text
+    assert "unet, 2-D, slice by slice across x, z (probabilities averaged), 12,345 parameters" in text
     html = RENDER.render(text)
     for hidden in ("somewhere", "of_me", "somebody", "secret", str(tmp_path)):
         assert hidden not in text
