@@ -111,7 +111,7 @@ def large(folder: Path, model: Path, shape: tuple[int, ...], budget: str) -> lis
     scan, out = folder / "scan.h5", folder / "labels.h5"
     write_scan(scan, shape)
     command = [VOL3D, "predict", str(scan), "-m", str(model), "-o", str(out), "--max-memory", budget]
-    part = folder / ".labels.h5-label.vol3d-part"
+    part = folder / ".labels.h5.vol3d-part"
     limit = float(budget.removesuffix("GB"))
     said = run([*command, "--dry-run"])["said"].strip().splitlines()
     rows = [{"what": "forecast", "said": "; ".join(said[1:])}]
@@ -120,7 +120,7 @@ def large(folder: Path, model: Path, shape: tuple[int, ...], budget: str) -> lis
         found = run(command, part, stop)
         said = [line for line in found.pop("said").splitlines() if "going on after" in line]
         rows.append({"what": what, **found, "of the budget": found["peak GB"] / limit, "said": " ".join(said)[-60:]})
-    if rows[-1]["code"]:
+    if rows[1]["code"] != -signal.SIGKILL or rows[-1]["code"]:
         raise SystemExit(f"prediction failed: {rows}")
     with h5py.File(out) as file:
         assert file["label"].shape == shape[::-1]

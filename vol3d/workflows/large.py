@@ -34,6 +34,7 @@ from vol3d.workflows.unlike import intensities_unlike_training, unlike_training
 
 _WRITTEN_PLANES = 64  # at a time: what the chunks of an output hold
 _BESIDE_BYTES = 1.5e8  # HDF5's cache of chunks, a block that is read, one that is written
+_PLANNED_SHARE = 0.8  # the rest is for pieces of freed memory that are too small to be used again
 _SMALL_BYTES, _PROGRAM_BYTES = 1e8, 7e8
 _PREVIEW_VOXELS = 4_000_000
 
@@ -200,11 +201,11 @@ def plan_in_parts(
 def bytes_left(name: str, choice: PredictOptions) -> float:
     """What is allowed beside what the process takes already. name: of the scan; raises `ResourceError` for nothing."""
     allowed = memory_bytes(Device("cpu"), choice.max_memory_gb)
-    left = allowed - io.resident_bytes() - _BESIDE_BYTES
+    left = _PLANNED_SHARE * (allowed - io.resident_bytes()) - _BESIDE_BYTES
     if left <= 0:
         raise ResourceError(
             f"{name}: {allowed / 1e9:.2g} GB are less than the program itself takes "
-            f"({(io.resident_bytes() + _BESIDE_BYTES) / 1e9:.2g} GB). Allow more with --max-memory."
+            f"({(io.resident_bytes() + _BESIDE_BYTES / _PLANNED_SHARE) / 1e9:.2g} GB). Allow more with --max-memory."
         )
     return left
 
