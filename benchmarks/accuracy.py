@@ -66,22 +66,24 @@ def load(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray, tuple[float, 
     return image.array[0].astype(np.float32), dense.astype(np.uint8), image.spacing_mm, True
 
 
-def vol3d_default(image, truth, mask, spacing, seconds, seed=0, overrides=()):
+def vol3d_default(image, truth, mask, spacing, seconds, seed=0, overrides=(), device="cpu"):
     """`vol3d train` with its defaults, then `vol3d predict`; returns codes and facts about the run."""
     from vol3d.volume import Affine, Volume
+    from vol3d.workflows.outputs import PredictOptions
     from vol3d.workflows.predict import predict
     from vol3d.workflows.train import train
 
     affine = Affine.from_spacing(tuple(spacing))
     scan = Volume(image[None], affine, "scan")
     labels = Volume(np.where(mask, truth, 255).astype(np.uint8)[None], affine, "labels")
-    options = {"labels": {"unlabeled": (255,)}, "training": {"time_budget_s": seconds, "seed": seed}}
+    training = {"time_budget_s": seconds, "seed": seed, "device": device}
+    options = {"labels": {"unlabeled": (255,)}, "training": training}
     begin = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         result = train(scan, labels, output=f"{folder}/run", options=options, overrides=overrides)
         trained = time.monotonic() - begin
         record = json.loads((Path(folder) / "run" / "run.json").read_text(encoding="utf-8"))
-        codes = predict(scan, result.bundle).codes
+        codes = predict(scan, result.bundle, options=PredictOptions(device=device)).codes
     found = record.get("calibration") or {}
     facts = {
         "iterations": result.iterations,
@@ -97,10 +99,12 @@ def vol3d_default(image, truth, mask, spacing, seconds, seed=0, overrides=()):
     return codes, facts
 
 
-def _has_gpu() -> bool:
+def _gpu() -> str:
     import torch
 
-    return torch.cuda.is_available()
+    if not torch.cuda.is_available():
+        raise SystemExit("no GPU was found")
+    return torch.cuda.get_device_name()
 
 
 def _ece(calibration: dict, when: str) -> float | None:
@@ -118,10 +122,12 @@ def row(key: dict, folder: Path) -> dict:
     mask = few_slices.annotated(truth, slices)
     begin = time.monotonic()
     facts: dict = {}
-    if key["method"] == ON_GPU[0] and not _has_gpu():
-        raise SystemExit("no GPU was found")
+    device, where = "cpu", few_slices.machine()
+    if key["method"] == ON_GPU[0]:
+        device, where = "cuda", f"{_gpu()}, {where}"
     if key["method"] in {METHODS[0], ON_GPU[0]}:
-        codes, facts = vol3d_default(image, truth, mask, spacing, key["seconds"], key["seed"], PARTS[key["part"]])
+        parts = PARTS[key["part"]]
+        codes, facts = vol3d_default(image, truth, mask, spacing, key["seconds"], key["seed"], parts, device)
     else:
         from accuracy_peers import monai_script, random_forest
 
@@ -140,7 +146,7 @@ def row(key: dict, folder: Path) -> dict:
         "all_seconds": round(taken, 1),
         **facts,
         "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)),
-        "machine": few_slices.machine(),
+        "machine": where,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
 
@@ -251,12 +257,14 @@ def ablation_table(rows: dict[str, dict]) -> str:
 
 
 def gpu_table(rows: dict[str, dict]) -> str:
-    """Volumes × methods on a GPU, whatever time they were given."""
+    """Volumes × methods on a GPU: the last row of each, whatever time it was given."""
     lines = [f"| volume | slices | {' | '.join(ON_GPU)} |", "|---|---|" + "---|" * len(ON_GPU)]
     for key in wanted_rows("gpu"):
         cells = []
         for method in ON_GPU:
-            found = next((r for r in rows.values() if r["method"] == method and r["volume"] == key["volume"]), None)
+            same = {**key, "method": method}
+            same.pop("seconds")
+            found = next((r for r in reversed(rows.values()) if {k: r[k] for k in same} == same), None)
             cells.append(
                 "not measured"
                 if found is None

@@ -23,6 +23,7 @@ import resource
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vol3d.config import UNetConfig, parse_config
 from vol3d.inference import bytes_per_voxel, plan_for, predict_slabs, whole_pass
-from vol3d.inference.forward import Runner
+from vol3d.inference.forward import Runner, whole_float32
 from vol3d.inference.int8 import in_int8
 from vol3d.inference.planning import plan_tiles
 from vol3d.networks import Network, build, reestimate
@@ -92,7 +93,8 @@ def _through(way: str, network: Network, image: np.ndarray, device: str) -> np.n
 
     side = WINDOWS[name]
     inferer = SlidingWindowInferer((side,) * 3, sw_batch_size=1, overlap=0.25, mode="gaussian")
-    with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=half):
+    exact = whole_float32() if device == "cuda" and not half else nullcontext()  # as vol3d computes
+    with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=half), exact:
         return torch.softmax(inferer(torch.from_numpy(image)[None].to(device), network).float(), 1)[0].cpu().numpy()
 
 
@@ -109,6 +111,7 @@ def sliding(shape: tuple[int, ...], device: str) -> tuple[list[dict], float]:
     seams = rows.pop(0)["seam"]
     for row in rows:
         row["seam error"] = seams.get(row["way"], "")
+        row["shape"] = "×".join(map(str, shape))
     of_peers = min(row["seconds"] for row in rows if not row["way"].startswith(OURS))
     return rows, of_peers / min(row["seconds"] for row in rows if row["way"].startswith(OURS))
 

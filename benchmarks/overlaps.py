@@ -73,12 +73,13 @@ def main() -> None:
     scan = Volume(image[None], affine, "scan")
     labels = Volume(np.where(mask, truth, 255).astype(np.uint8)[None], affine, "labels")
     run = f"runs/overlaps-{options.volume}-{time.time():.0f}"
-    settings = {**OPTIONS, "training": {"time_budget_s": options.seconds, "seed": 0}}
+    settings = {**OPTIONS, "training": {"time_budget_s": options.seconds, "seed": 0, "device": "cpu"}}
     result = train(scan, labels, output=run, options=settings)
     patch = tuple(result.bundle.training_range["patch"])
     network = result.bundle.build("cpu")
     begin = time.perf_counter()
-    whole = predict(scan, result.bundle).codes
+    around = tuple(-(-n // 8) * 8 for n in truth.shape)
+    whole = predict(scan, result.bundle, options=PredictOptions(tile=around, device="cpu")).codes
     rows = [{"tile": "whole", "overlap": "", "Dice to one pass": 1.0, "IoU": iou(whole, truth, mask)}]
     rows[0] |= {"seconds": time.perf_counter() - begin, "times through": 1.0}
     for factor in FACTORS:
@@ -87,7 +88,7 @@ def main() -> None:
         )
         for overlap in OVERLAPS:
             begin = time.perf_counter()
-            found = predict(scan, result.bundle, options=PredictOptions(tile=tile, overlap=overlap)).codes
+            found = predict(scan, result.bundle, options=PredictOptions(tile=tile, overlap=overlap, device="cpu")).codes
             row = {"tile": "×".join(map(str, tile)), "overlap": overlap, "Dice to one pass": dice(found, whole)}
             row |= {"IoU": iou(found, truth, mask), "seconds": time.perf_counter() - begin}
             rows.append({**row, "times through": seen(scan, network, tile, overlap)})

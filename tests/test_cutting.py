@@ -48,10 +48,11 @@ def test_what_is_configured_is_done():
 
 def test_a_gpu_cuts_large_patches_of_volumes_that_fit(monkeypatch):
     taken = VOXELS * (4 + 2 * 8)
-    for free, expected in ((4.1 * taken, Cutting(0, THERE)), (3.9 * taken, Cutting(5))):
-        monkeypatch.setattr(cutting, "memory_bytes", lambda _device, free=free: free)
-        monkeypatch.setattr(cutting.os, "cpu_count", lambda: 6)
+    monkeypatch.setattr(cutting.os, "cpu_count", lambda: 6)
+    for total, expected in ((6.1 * taken, Cutting(0, THERE)), (5.9 * taken, Cutting(5))):
+        monkeypatch.setattr(cutting, "total_bytes", lambda _device, total=total: total)
         assert choose_cutting(plan_on(GPU), [scan()], THERE) == expected
+    assert choose_cutting(plan_on(GPU), [scan()], THERE, 2) == Cutting(2)
     assert choose_cutting(plan_on(GPU, patch_size=[48, 48, 48]), [scan()], THERE) == Cutting(0)
 
 

@@ -2,6 +2,9 @@
 
 import logging
 import math
+import subprocess
+import sys
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -14,7 +17,7 @@ from vol3d.config import UNetConfig
 from vol3d.errors import GeometryError, ModelError, ResourceError
 from vol3d.inference import bytes_per_voxel, plan_for, plan_tiles, predict_flips, predict_slabs, whole_pass
 from vol3d.inference.blend import Canvas, profile, weights
-from vol3d.inference.forward import whole_float32
+from vol3d.inference.forward import Runner
 from vol3d.networks import UNet
 from vol3d.volume import Box
 
@@ -310,21 +313,62 @@ def test_memory_of_a_pass_is_known_without_running_it():
     assert all(not p.is_meta for p in wide.parameters())
 
 
-def test_float32_is_not_tf32_meanwhile():
-    kinds = (torch.backends.cudnn, torch.backends.cuda.matmul)
-    before = [kind.allow_tf32 for kind in kinds]
-    assert any(before)
-    meanwhile = []
+TF32 = """
+import sys, torch
+from vol3d.inference.forward import whole_float32
 
-    def fails():
-        with whole_float32():
-            meanwhile.extend(kind.allow_tf32 for kind in kinds)
-            raise RuntimeError("in between")
+cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+parts = [cudnn.conv, cudnn.rnn, matmul] if hasattr(cudnn, "conv") else []
+LOOKS = [lambda: cudnn.allow_tf32, lambda: matmul.allow_tf32, torch.get_float32_matmul_precision]
+LOOKS += [lambda part=part: part.fp32_precision for part in parts]
 
-    with pytest.raises(RuntimeError, match="in between"):
-        fails()
-    assert meanwhile == [False, False]
-    assert [kind.allow_tf32 for kind in kinds] == before
+
+def looked():
+    found = []
+    for look in LOOKS:
+        try:
+            found.append(look())
+        except RuntimeError:
+            found.append("refused")
+    return found
+
+
+exec(sys.argv[1])
+before = looked()
+try:
+    with whole_float32():
+        meanwhile = looked()
+        raise KeyError
+except KeyError:
+    pass
+assert looked() == before, (before, looked())
+assert True not in meanwhile[:2] and meanwhile[2] in {"highest", "refused"} and "tf32" not in meanwhile, meanwhile
+"""
+NEWER = [
+    "cudnn.conv.fp32_precision = 'ieee'",
+    "matmul.fp32_precision = 'tf32'",
+    "torch.backends.fp32_precision = 'tf32'",
+]
+
+
+@pytest.mark.parametrize(
+    "chosen", ["pass", "cudnn.allow_tf32 = False", "torch.set_float32_matmul_precision('medium')", *NEWER]
+)
+def test_float32_is_not_tf32_meanwhile(chosen):
+    if chosen in NEWER and not hasattr(torch.backends.cudnn, "conv"):
+        pytest.skip("this PyTorch has no such setting")
+    subprocess.run([sys.executable, "-c", TF32, chosen], check=True)
+
+
+def test_a_gpu_predicts_in_whole_float32():
+    made = unet("valid", encoder=((4,), (4,)))
+    plan = plan_for(made, (8, 8, 8), **LIMITS)
+    runner = Runner(made, scan(8, 8, 8), plan, torch.device("cpu"), "float32")
+    assert isinstance(runner._precision(), nullcontext)
+    runner.device = torch.device("cuda")
+    with runner._precision():
+        assert not torch.backends.cudnn.allow_tf32
+    assert torch.backends.cudnn.allow_tf32
 
 
 @gpu

@@ -128,7 +128,7 @@ def _train(parser: Parser) -> None:
     length.add_argument("--iterations", type=count(1), metavar="N", help="optimise for exactly N iterations")
     parser.add_argument("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N (default: auto)")
     parser.add_argument("--seed", type=count(0), metavar="N", help="the same data, config and seed give the same run")
-    parser.add_argument("--workers", type=count(0), metavar="N", help="processes that cut patches (0: none)")
+    parser.add_argument("--workers", type=count(0), metavar="N", help="processes that cut patches (0: this one)")
     parser.add_argument("--no-refit", action="store_true", help="never train on the held-out slices")
     parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override a value of the config")
     parser.add_argument(
@@ -284,7 +284,7 @@ def _experiment(parser: Parser) -> None:
     length.add_argument("--iterations", type=count(1), metavar="N", help="of every training")
     parser.add_argument("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N (default: auto)")
     parser.add_argument("--seed", type=count(0), metavar="N", help="the first of the seeds (default: 0)")
-    parser.add_argument("--workers", type=count(0), metavar="N", help="processes that cut patches (0: none)")
+    parser.add_argument("--workers", type=count(0), metavar="N", help="processes that cut patches (0: this one)")
     parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override a value of the config")
     parser.add_argument("--resume", metavar="FOLDER", help="go on with an experiment; its rows are kept")
     parser.add_argument("--keep-runs", action="store_true", help="keep the run folder of every row: FOLDER/runs")

@@ -119,7 +119,8 @@ class SamplingConfig(Section):
     batch_size: Count | None = None
     workers: Annotated[int, Field(ge=0)] | None = Field(
         None,
-        description="processes that cut patches; None: none, on a GPU it cuts them itself where volumes fit into it",
+        description="processes that cut patches, 0: this one; None: the same, but a GPU cuts large patches itself, or "
+        "up to eight processes where the volumes do not fit into it",
     )
     planes: tuple[Axis, ...] | None = Field(
         None,

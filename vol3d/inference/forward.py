@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -185,16 +185,28 @@ class Runner:
 
 @contextmanager
 def whole_float32() -> Iterator[None]:
-    """Let a GPU compute in float32 and not in TF32, its matrix units' ten bits, by which tiles would disagree."""
-    kinds: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
-    before = [kind.allow_tf32 for kind in kinds]
-    try:
-        for kind in kinds:
-            kind.allow_tf32 = False
+    """Let a GPU compute in float32 and not in TF32, its matrix units' ten bits, by which tiles would disagree.
+
+    What was chosen before is back afterwards, whether by PyTorch's older names or by its newer ones, which refuse to be
+    mixed.
+    """
+    cudnn: Any = torch.backends.cudnn
+    matmul: Any = torch.backends.cuda.matmul
+    with ExitStack() as undo:
+        with suppress(RuntimeError):  # raised where newer names were used
+            if cudnn.allow_tf32:
+                undo.callback(setattr, cudnn, "allow_tf32", True)
+                cudnn.allow_tf32 = False
+        with suppress(RuntimeError):
+            if matmul.allow_tf32:
+                undo.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+                torch.set_float32_matmul_precision("highest")
+        newer = (cudnn.conv, cudnn.rnn, matmul) if hasattr(cudnn, "conv") else ()
+        for part in newer:
+            if part.fp32_precision == "tf32":
+                undo.callback(setattr, part, "fp32_precision", "tf32")
+                part.fp32_precision = "ieee"
         yield
-    finally:
-        for kind, allowed in zip(kinds, before, strict=True):
-            kind.allow_tf32 = allowed
 
 
 def _voxels(image: NDArray[Any] | ReadByBox, box: Box) -> NDArray[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -62,7 +62,7 @@ class Learner:
 
         On a GPU beside what it computes meanwhile, in a stream of its own: there patches are cut, or copied.
         """
-        with torch.cuda.stream(self._aside):
+        with nullcontext() if self._aside is None else torch.cuda.stream(self._aside):
             batches = next(stream, None)
             if batches is not None:
                 batches = [batch.to(self.fabric.device, self.memory_format) for batch in batches]

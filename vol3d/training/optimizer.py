@@ -121,6 +121,9 @@ def _as_torch_keeps_it(optimizer: Optimizer, state: OptimizerState) -> dict[str,
         {key: tuple(value) if key == "betas" else value for key, value in group.items()}
         for group in state.structure["groups"]
     ]
+    for group, own in zip(groups, optimizer.param_groups, strict=True):
+        if "fused" in own:  # as this device wants it, not the one it was saved on
+            group["fused"] = own["fused"]
     return {"state": entries, "param_groups": groups}
 
 

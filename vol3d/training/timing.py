@@ -16,6 +16,7 @@ from vol3d.training.settings import FitSettings
 from vol3d.training.step import Loss, sum_over_processes
 
 _WARM_UP, _MOST = 2, 1000
+_PREFETCHED = 2  # micro-batches that every worker of torch's DataLoader holds ready
 
 
 def time_steps(  # noqa: PLR0913, PLR0917 RUF100  the parts of `fit`
@@ -30,7 +31,8 @@ def time_steps(  # noqa: PLR0913, PLR0917 RUF100  the parts of `fit`
 ) -> float:
     """Seconds per iteration, cutting the patches included: the mean of `steps` after two to warm up.
 
-    A single process measures more until `least_seconds` have passed, and fewer where `steps` would take longer than
+    Where workers cut patches, those that are ready before count as warming up. A single process measures more until
+    `least_seconds` have passed since the beginning (up to 1000), and fewer where `steps` would take longer than
     `limit_seconds` (at least one after one). Trains a deep copy; the network, its device, and the state of the gradient
     scaler stay as they were.
     """
@@ -40,7 +42,8 @@ def time_steps(  # noqa: PLR0913, PLR0917 RUF100  the parts of `fit`
     scaler = precision.state_dict()
     learner = Learner(copy.deepcopy(network), copy.deepcopy(loss), settings, fabric)
     share = Share(settings.batch_size, settings.accumulate, fabric.global_rank, fabric.world_size)
-    wanted = _WARM_UP + steps
+    warm_up = _WARM_UP + -(-_PREFETCHED * settings.workers // settings.accumulate)
+    wanted = warm_up + steps
     alone = fabric.world_size == 1
     span = Span(share, 0, 1 + (max(_MOST, wanted) if alone and least_seconds else wanted))
     stream = load_batches(dataset, span, workers=settings.workers, pin=fabric.device.type == "cuda")
@@ -59,6 +62,6 @@ def time_steps(  # noqa: PLR0913, PLR0917 RUF100  the parts of `fit`
                 break
     if scaler:
         precision.load_state_dict(scaler)
-    begin = min(_WARM_UP, len(marks) - 2)
+    begin = min(warm_up, len(marks) - 2)
     seconds = (marks[-1] - marks[begin]) / (len(marks) - 1 - begin)
     return float(sum_over_processes(torch.tensor(seconds, device=fabric.device), fabric)) / fabric.world_size

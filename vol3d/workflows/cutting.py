@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from vol3d.workflows.case import Case
-from vol3d.workflows.device import memory_bytes
+from vol3d.workflows.device import total_bytes
 from vol3d.workflows.plan import Plan
 
-_SHARE = 0.25  # of the memory that a GPU may be planned with: what volumes may take of it
+_PART = 6  # of a GPU's memory: what volumes may take
 _BYTES = {"channel": 4, "labels": 2 * (4 + 4)}  # a voxel; labels twice, with and without those that are held out
 _MOST_WORKERS = 8
 _LARGE = 64**3  # voxels of a patch from which on a GPU cuts it sooner than one core, for all the kernels it starts
@@ -32,16 +32,16 @@ class Cutting:
         return [case.image if self.device is None else case.image.to(self.device) for case in cases]
 
 
-def choose_cutting(plan: Plan, cases: Sequence[Case], device: torch.device) -> Cutting:
+def choose_cutting(plan: Plan, cases: Sequence[Case], device: torch.device, processes: int = 1) -> Cutting:
     """As configured; where that is left open, in this process, and for large patches on `device` if it is a GPU.
 
-    Where the volumes would take more than a quarter of the GPU's memory, by up to eight processes.
+    Where the volumes would take more than a sixth of the GPU's memory, by up to eight others. processes: that train.
     """
     configured = plan.config.sampling.workers
     if configured is not None or not plan.device.is_gpu or math.prod(plan.patch) < _LARGE:
         return Cutting(configured or 0)
     labels = _BYTES["labels"]
     needed = sum(math.prod(case.shape) * (_BYTES["channel"] * case.image.shape[0] + labels) for case in cases)
-    if needed <= _SHARE * memory_bytes(plan.device):
+    if needed <= total_bytes(device) / _PART:  # of all: what is free changes, and with it the last digits of patches
         return Cutting(0, device)
-    return Cutting(min(_MOST_WORKERS, max(1, (os.cpu_count() or 1) - 1)))
+    return Cutting(min(_MOST_WORKERS, max(1, (os.cpu_count() or 1) // processes - 1)))

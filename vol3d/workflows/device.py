@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from vol3d.errors import ConfigError, ResourceError
 from vol3d.io import available_memory
+
+if TYPE_CHECKING:
+    import torch
 
 Precision = Literal["float32", "bf16", "fp16"]
 PredictPrecision = Literal["float32", "bf16", "int8"]  # what may be asked for; see `workflows.precision`
@@ -65,6 +68,13 @@ def _cpu_flags() -> set[str]:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     return next((set(line.partition(":")[2].split()) for line in lines if line.startswith("flags")), set())
+
+
+def total_bytes(device: torch.device) -> float:
+    """All memory of a GPU, whatever is free of it now."""
+    import torch
+
+    return float(torch.cuda.get_device_properties(device).total_memory)
 
 
 def memory_bytes(device: Device, limit_gb: float | None = None) -> float:

@@ -81,7 +81,7 @@ def make_plan(
     """Fill in what `config` leaves open: network, patch, batch, length of the run, flips. names: of the outputs.
 
     painted: the prepared axes across which slices are painted (those with narrow planes do not count). A same-padded
-    network, on a CPU a small one, 2-D where `_with_dimensions` says so; on a GPU twice as wide, in 3-D. Raises
+    network, on a CPU a small one, 2-D where `_with_dimensions` says so; on a GPU in 3-D, a U-Net twice as wide. Raises
     `ConfigError` where the given values contradict each other.
     """
     grid = _typical(grids)
@@ -91,7 +91,7 @@ def make_plan(
     seen = _seen(grid, planes)
     patch = None if config.sampling.patch_size is None else _sized(config.sampling.patch_size, wanted.dimensions)
     if isinstance(wanted, SizedNetwork):
-        if device.is_gpu:
+        if device.is_gpu and wanted.plan == "unet":
             patch = patch or small_patch(seen, GPU_VOXELS[wanted.dimensions])
             wanted = replace(wanted, width=wanted.width or GPU_WIDTH)
         patch = patch or small_patch(seen)

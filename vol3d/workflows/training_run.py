@@ -119,7 +119,7 @@ class TrainingRun:
             current=training.batch_statistics == "current",
         )
         cut = PatchCutter(plan.patch, plan.geometry.margin, plan.config.augment, plan.planes)
-        cutting = choose_cutting(plan, cases, self.fabric.device)
+        cutting = choose_cutting(plan, cases, self.fabric.device, self.fabric.world_size)
         self.workers, images = cutting.workers, cutting.images(cases)
         self.all_patches = patch_dataset(cases, everything, cut, training.seed, images)
         self.patches = patch_dataset(cases, first, cut, training.seed, images)
