@@ -68,6 +68,24 @@ def test_painted_axes_are_those_of_slices():
     assert _painted_axes([dense, case]) == {1, 2}
 
 
+def test_other_networks_and_sizes_on_a_gpu():
+    gpu, grids = Device("cuda:0", "bf16"), [Grid((200, 200, 200), (1.0, 1.0, 1.0))]
+
+    def planned(network, **sampling):
+        return make_plan(parse_config({"network": network, "sampling": sampling}), grids, 1, ("a", "b"), gpu, {0, 2})
+
+    flat = planned({"plan": "unet", "dimensions": 2})
+    assert (flat.patch, flat.planes, flat.network.encoder[0]) == ((200, 200), (0, 2), (32,))
+    assert planned({"plan": "unet", "width": 8}).network.encoder[0] == (8,)
+    assert planned({"plan": "unet"}, patch_size=[64, 64, 64]).patch == (64, 64, 64)
+    other = planned("unet_plus_plus")
+    assert (other.patch, other.network.widths[0]) == ((48, 48, 48), 16)
+    thin = [Grid((512, 512, 20), (1.0, 1.0, 8.0))]
+    deep = make_plan(parse_config({}), thin, 1, ("a", "b"), gpu, {2})
+    assert (deep.network.dimensions, deep.patch[2]) == (3, 20)
+    assert 0.8 * 96**3 < deep.patch[0] * deep.patch[1] * deep.patch[2] < 1.2 * 96**3
+
+
 def test_a_gpu_gets_a_wide_network_in_three_dimensions():
     grids = [Grid((200, 200, 200), (1.0, 1.0, 1.0))]
     assert make_plan(parse_config({}), grids, 1, ("a", "b"), CPU, {0, 2}).network.dimensions == 2

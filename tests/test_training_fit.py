@@ -310,6 +310,49 @@ def test_timing_keeps_to_its_limit():
     assert asked == [0, 1, 2, 3, 4, 5]
 
 
+def test_timing_goes_on_for_a_while():
+    asked = []
+
+    class Counted(Patches):
+        def __getitem__(self, index):
+            asked.append(index)
+            return super().__getitem__(index)
+
+    begin = time.monotonic()
+    seconds = time_steps(tiny_network(), Counted(), sparse_loss(), settings(), cpu(), 2, least_seconds=0.5)
+    taken = time.monotonic() - begin
+    iterations = len(asked) // 2 - 1  # the last one's patches were cut ahead
+    assert iterations > 4
+    assert taken >= 0.5
+    assert seconds == pytest.approx(0.5 / iterations, rel=0.5)
+
+
+def test_what_workers_had_ready_is_not_timed():
+    class SlowLater(Patches):
+        def __getitem__(self, index):
+            time.sleep(0.0 if index < 12 else 0.05)  # two to warm up and four in the queue, of two patches each
+            return super().__getitem__(index)
+
+    seconds = time_steps(tiny_network(), SlowLater(), sparse_loss(), settings(workers=2), cpu(), 6)
+    assert seconds > 0.035  # two patches of 0.05 s by two workers
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+def test_patches_that_lie_on_a_gpu_teach_the_same(precision):
+    import lightning_fabric
+
+    class There(Patches):
+        def __getitem__(self, index):
+            return {name: value.cuda() for name, value in super().__getitem__(index).items()}
+
+    fabric = lightning_fabric.Fabric(accelerator="cuda", devices=1, precision=precision)
+    how = settings(8, channels_last=True, gradient_clip=1.0)
+    here, there = (losses(run(how, [Stage(source(), 8)], fabric=fabric)) for source in (Patches, There))
+    assert there == pytest.approx(here, rel=0.02)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
