@@ -3,8 +3,8 @@
     python benchmarks/one_more_slice.py DATA [--volume nuclei_a] [--slices 3,3,2] [--seconds 120] [--more 50]
 
 A run learns from a few slices; then the plane in the middle of the widest gap between painted ones, across the axis
-stored first, is painted too and `vol3d train --resume RUN -l MORE --time-budget 50s` goes on. IoU (mean over classes) is
-on voxels that neither has seen, before and after; the time is that of the whole second command.
+stored first, is painted too, and `vol3d train --resume RUN -l MORE --time-budget 50s` goes on. IoU (mean over classes)
+is on voxels that neither has seen, before and after; the time is that of the whole second command.
 """
 
 import argparse
