@@ -33,8 +33,8 @@ from vol3d.workflows.tiling import require_sight, tile_plans, trained_patch
 from vol3d.workflows.unlike import intensities_unlike_training, unlike_training
 
 _WRITTEN_PLANES = 64  # at a time: what the chunks of an output hold
-_BESIDE_BYTES = 1.5e8  # HDF5's cache of chunks, a block that is read, one that is written
-_PLANNED_SHARE = 0.8  # the rest is for pieces of freed memory that are too small to be used again
+_BESIDE_BYTES = 2.7e8  # HDF5's cache of chunks, a block that is read, one that is written
+_PLANNED_SHARE = 0.9  # the rest is for pieces of freed memory that are too small to be used again
 _SMALL_BYTES, _PROGRAM_BYTES = 1e8, 7e8
 _PREVIEW_VOXELS = 4_000_000
 
