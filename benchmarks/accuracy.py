@@ -284,9 +284,8 @@ def write_page(rows: dict[str, dict]) -> None:
     """Put the tables between their marks in docs/accuracy.md."""
     page = PAGE.read_text(encoding="utf-8")
     for table, made in (("main", main_table(rows)), ("ablation", ablation_table(rows)), ("gpu", gpu_table(rows))):
-        own = [rows[name_of(key)] for key in wanted_rows(table) if name_of(key) in rows]
-        if table == "gpu":
-            own = [one for one in rows.values() if one["method"] in ON_GPU]
+        wanted = {name_of(key) for key in wanted_rows(table)}
+        own = [one for name, one in rows.items() if name in wanted or (table == "gpu" and one["method"] in ON_GPU)]
         begin, end = f"<!-- table: {table} -->", f"<!-- end of table: {table} -->"
         before, after = page.partition(begin)[0], page.partition(end)[2]
         page = f"{before}{begin}\n{made}\n\n{machines(own)}\n{end}{after}"

@@ -344,7 +344,7 @@ def test_what_a_scan_takes_at_once_is_counted_before_it_is_read(model, tmp_path)
     assert array_bytes(scan, bundle) == 46 * 38 * 34 * (1 + 4 + 2)
 
 
-def test_a_forecast_tells_tiles_memory_and_time_and_writes_nothing(model, tmp_path, capsys):
+def test_a_forecast_tells_tiles_memory_and_time_and_writes_nothing(model, tmp_path, capsys, monkeypatch):
     path, bundle = model
     scan = write_scan(tmp_path / "scan.h5")
     before = sorted(tmp_path.iterdir())
@@ -353,11 +353,15 @@ def test_a_forecast_tells_tiles_memory_and_time_and_writes_nothing(model, tmp_pa
     assert "46×38×34 voxels, at once" in told
     assert "of 16×16×16" in told
     assert sorted(tmp_path.iterdir()) == before
-    found = forecast(scan, bundle, str(tmp_path / "out.h5"), PredictOptions(tile=(16, 16, 16), tta=True))
+    flipped = PredictOptions(tile=(16, 16, 16), tta=True)
+    found = forecast(scan, bundle, str(tmp_path / "out.h5"), flipped)
     once = forecast(scan, bundle, str(tmp_path / "out.h5"), TILED)
     assert found.tiles == 8 * once.tiles
     assert found.redundancy == pytest.approx(8 * once.redundancy)
     assert min(once.seconds, found.seconds) > 0
+    monkeypatch.setattr("vol3d.workflows.forecast._seconds", lambda *_tile: 0.01)
+    times = [forecast(scan, bundle, str(tmp_path / "out.h5"), choice).seconds for choice in (TILED, flipped)]
+    assert times[1] - times[0] == pytest.approx(0.01 * (found.tiles - once.tiles))
     assert once.bytes > array_bytes(scan, bundle)
 
 

@@ -298,30 +298,30 @@ def test_timing_leaves_everything_as_it_was(workers, precision):
         time_steps(network, Patches(), sparse_loss(), settings(), fabric, 0)
 
 
+class Counted(Patches):
+    """Remembers which samples were asked for."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked = []
+
+    def __getitem__(self, index):
+        self.asked.append(index)
+        return super().__getitem__(index)
+
+
 def test_timing_keeps_to_its_limit():
-    asked = []
-
-    class Counted(Patches):
-        def __getitem__(self, index):
-            asked.append(index)
-            return super().__getitem__(index)
-
-    assert time_steps(tiny_network(), Counted(), sparse_loss(), settings(), cpu(), 50, limit_seconds=0.0) > 0
-    assert asked == [0, 1, 2, 3, 4, 5]
+    source = Counted()
+    assert time_steps(tiny_network(), source, sparse_loss(), settings(), cpu(), 50, limit_seconds=0.0) > 0
+    assert source.asked == [0, 1, 2, 3, 4, 5]
 
 
 def test_timing_goes_on_for_a_while():
-    asked = []
-
-    class Counted(Patches):
-        def __getitem__(self, index):
-            asked.append(index)
-            return super().__getitem__(index)
-
+    source = Counted()
     begin = time.monotonic()
-    seconds = time_steps(tiny_network(), Counted(), sparse_loss(), settings(), cpu(), 2, least_seconds=0.5)
+    seconds = time_steps(tiny_network(), source, sparse_loss(), settings(), cpu(), 2, least_seconds=0.5)
     taken = time.monotonic() - begin
-    iterations = len(asked) // 2 - 1  # the last one's patches were cut ahead
+    iterations = len(source.asked) // 2 - 1  # the last one's patches were cut ahead
     assert iterations > 4
     assert taken >= 0.5
     assert seconds == pytest.approx(0.5 / iterations, rel=0.5)

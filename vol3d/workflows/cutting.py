@@ -15,7 +15,7 @@ from vol3d.workflows.device import total_bytes
 from vol3d.workflows.plan import Plan
 
 _PART = 6  # of a GPU's memory: what volumes may take
-_BYTES = {"channel": 4, "labels": 2 * (4 + 4)}  # a voxel; labels twice, with and without those that are held out
+_CHANNEL_BYTES, _LABEL_BYTES = 4, 2 * (4 + 4)  # a voxel; labels twice, with and without those that are held out
 _MOST_WORKERS = 8
 _LARGE = 64**3  # voxels of a patch from which on a GPU cuts it sooner than one core, for all the kernels it starts
 
@@ -40,8 +40,7 @@ def choose_cutting(plan: Plan, cases: Sequence[Case], device: torch.device, proc
     configured = plan.config.sampling.workers
     if configured is not None or not plan.device.is_gpu or math.prod(plan.patch) < _LARGE:
         return Cutting(configured or 0)
-    labels = _BYTES["labels"]
-    needed = sum(math.prod(case.shape) * (_BYTES["channel"] * case.image.shape[0] + labels) for case in cases)
+    needed = sum(math.prod(case.shape) * (_CHANNEL_BYTES * case.image.shape[0] + _LABEL_BYTES) for case in cases)
     if needed <= total_bytes(device) / _PART:  # of all: what is free changes, and with it the last digits of patches
         return Cutting(0, device)
     return Cutting(min(_MOST_WORKERS, max(1, (os.cpu_count() or 1) // processes - 1)))
