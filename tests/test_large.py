@@ -5,6 +5,7 @@ import itertools
 from pathlib import Path
 
 import h5py
+import nibabel
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -23,10 +24,12 @@ from vol3d.transforms import Preprocessing, crop
 from vol3d.transforms.boxes import strided
 from vol3d.transforms.crop import crop_read
 from vol3d.volume import Affine, Box, Volume
+from vol3d.workflows.device import Device
 from vol3d.workflows.forecast import _classifying, _classifying_in_parts, _noise, forecast
-from vol3d.workflows.large import array_bytes, is_too_large, obstacle, predict_large
+from vol3d.workflows.large import array_bytes, gathered_bytes, held_bytes, is_too_large, obstacle, predict_large
 from vol3d.workflows.listener import Quiet
 from vol3d.workflows.outputs import PredictOptions
+from vol3d.workflows.tiling import gb_for_tiles
 
 TILED = PredictOptions(tile=(16, 16, 16))
 FLIPPED = Affine(Affine.from_spacing((1.0, 1.2, 1.5)).matrix @ np.diag([-1.0, 1.0, -1.0, 1.0]))
@@ -142,6 +145,42 @@ def test_labels_are_those_of_the_scan_predicted_at_once(model, tmp_path, dtype, 
     assert sorted(entry.name for entry in tmp_path.iterdir()) == [
         "parts.h5", "parts.png", "scan.h5", "whole.h5", "whole.png"
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("scan", "output"), [("scan.nii.gz", "parts.nii.gz"), ("scan.nrrd", "parts.h5"), ("scan.h5", "parts.mha")]
+)
+def test_any_kind_of_file_goes_in_parts(model, tmp_path, scan, output):
+    path, bundle = model
+    scan = write_scan(tmp_path / scan, FLIPPED, "int16")
+    whole = output.replace("parts", "whole")
+    expected = vol3d.predict(scan, path, tmp_path / whole, tile=(16, 16, 16), listener=Deaf())
+    with pytest.raises(KeyboardInterrupt):
+        predict_large(scan, bundle, str(tmp_path / output), TILED, StopsAfter(0.5))
+    assert not (tmp_path / output).exists()
+    found = predict_large(scan, bundle, str(tmp_path / output), TILED, Deaf())
+    assert found.planes_before > 10
+    parts, once = (io.read_labels(str(tmp_path / name)) for name in (output, whole))
+    assert np.array_equal(parts.array, once.array)
+    assert np.array_equal(parts.array[0], expected.codes)
+    assert 0 < parts.array.mean() < 1
+    assert np.allclose(parts.affine.matrix, once.affine.matrix)
+    assert parts.attributes["class_names"] == once.attributes["class_names"]
+    assert found.preview.is_file()
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_forms_of_a_nifti_file_survive_prediction_in_parts(model, tmp_path):
+    _, bundle = model
+    image, _ = balls((46, 38, 34))
+    scan = nibabel.Nifti1Image(image, FLIPPED.matrix)
+    scan.set_qform(FLIPPED.matrix, code=1)
+    scan.set_sform(FLIPPED.matrix, code=4)
+    nibabel.save(scan, tmp_path / "scan.nii.gz")
+    predict_large(str(tmp_path / "scan.nii.gz"), bundle, str(tmp_path / "out.nii.gz"), TILED, Deaf())
+    found = nibabel.load(tmp_path / "out.nii.gz")
+    assert (int(found.header["qform_code"]), int(found.header["sform_code"])) == (1, 4)
+    assert np.allclose(found.affine, FLIPPED.matrix)
 
 
 class StopsAfter(Deaf):
@@ -316,10 +355,16 @@ def test_the_command_line_goes_box_by_box_where_memory_is_short(model, tmp_path,
     assert np.array_equal(io.read_labels(str(tmp_path / "scan_seg.h5")).array[0], whole.codes)
     assert is_too_large(scan, str(tmp_path / "a.h5"), bundle, PredictOptions(max_memory_gb=4))
     assert not is_too_large(scan, str(tmp_path / "a.h5"), bundle, PredictOptions(max_memory_gb=10))
-    assert main(["predict", scan, "-m", str(path), "--max-memory", "4GB", "-o", str(tmp_path / "a.nii.gz")]) == 1
+    shown = ["--tile", "16", "16", "16", "-o", str(tmp_path / "a.nii.gz")]
+    assert main(["predict", scan, "-m", str(path), "--max-memory", "4GB", *shown]) == 0
+    assert np.array_equal(io.read_labels(str(tmp_path / "a.nii.gz")).array[0], whole.codes)
+    capsys.readouterr()
+    monkeypatch.setattr("vol3d.workflows.large.held_bytes", lambda *_: 4e9)
+    assert main(["predict", scan, "-m", str(path), "--max-memory", "4GB", "-o", str(tmp_path / "b.nii.gz")]) == 1
     told = capsys.readouterr().err
     assert "no HDF5 file" in told
     assert "--max-memory" in told
+    monkeypatch.setattr("vol3d.workflows.large.held_bytes", lambda *_: 0.0)
     assert main(["predict", scan, "-m", str(path), "--max-memory", "10MB", "-o", str(tmp_path / "a.h5")]) == 1
     assert "than the program itself takes" in capsys.readouterr().err
 
@@ -334,14 +379,30 @@ def test_the_command_line_goes_box_by_box_where_memory_is_short(model, tmp_path,
 )
 def test_what_needs_the_whole_scan_is_named(model, change, told):
     _, bundle = model
-    assert told in obstacle("a.h5", "b.h5", bundle, PredictOptions(**change))
-    assert obstacle("a.h5", "b.h5", bundle, PredictOptions()) is None
+    assert told in obstacle(bundle, PredictOptions(**change))
+    assert obstacle(bundle, PredictOptions()) is None
 
 
 def test_what_a_scan_takes_at_once_is_counted_before_it_is_read(model, tmp_path):
     _, bundle = model
     scan = write_scan(tmp_path / "scan.h5", dtype="uint8")
-    assert array_bytes(scan, bundle) == 46 * 38 * 34 * (1 + 4 + 2)
+    voxels = 46 * 38 * 34
+    assert array_bytes(scan, bundle) == voxels * (1 + 4 + 2)
+    assert held_bytes(scan) == gathered_bytes(scan, "out.h5", bundle) == 0
+    assert gathered_bytes(scan, "out.nrrd", bundle) == 2 * voxels
+    assert held_bytes(write_scan(tmp_path / "scan.nii.gz")) == 4 * voxels
+
+
+def test_arrays_and_program_are_counted_in_the_memory_of_prediction_at_once(model):
+    _, bundle = model
+    image, _ = balls((46, 38, 34))
+    assert gb_for_tiles("scan", 2e9, Device("cpu"), 4.0) < 1.5
+    assert gb_for_tiles("scan", 2e9, Device("cpu"), None) is None
+    assert gb_for_tiles("scan", 2e9, Device("cuda:0"), 4.0) == 4.0
+    with pytest.raises(ResourceError, match="less than the program"):
+        gb_for_tiles("scan", 2e9, Device("cpu"), 2.4)
+    with pytest.raises(ResourceError, match=r"0\.4 GB are less than the program .*--max-memory"):
+        vol3d.predict(image, bundle, max_memory_gb=0.4)
 
 
 def test_a_forecast_tells_tiles_memory_and_time_and_writes_nothing(model, tmp_path, capsys, monkeypatch):
@@ -362,6 +423,8 @@ def test_a_forecast_tells_tiles_memory_and_time_and_writes_nothing(model, tmp_pa
     monkeypatch.setattr("vol3d.workflows.forecast._seconds", lambda *_tile: 0.01)
     times = [forecast(scan, bundle, str(tmp_path / "out.h5"), choice).seconds for choice in (TILED, flipped)]
     assert times[1] - times[0] == pytest.approx(0.01 * (found.tiles - once.tiles))
+    started = forecast(scan, bundle, str(tmp_path / "out.h5"), TILED, starting=1000.0)
+    assert 1000 < started.seconds < 1030
     assert once.bytes > array_bytes(scan, bundle)
 
 
@@ -389,8 +452,8 @@ def test_a_forecast_counts_the_classifier_and_the_new_grid(tmp_path, monkeypatch
     assert with_it.seconds > 1e6 > without.seconds
     coarse = dataclasses.replace(bare, preprocessing=bare.preprocessing | {"spacing_mm": [2.0, 2.0, 2.0]})
     assert forecast(scan, coarse, str(tmp_path / "o.h5"), choice).shape == (23, 19, 17)
-    assert obstacle("a.h5", "b.h5", result.bundle, choice) is None
-    assert "one spacing" in obstacle("a.h5", "b.h5", coarse, choice)
+    assert obstacle(result.bundle, choice) is None
+    assert "one spacing" in obstacle(coarse, choice)
     monkeypatch.setattr("vol3d.workflows.large.array_bytes", lambda *_: 9e9)
     small = PredictOptions(tile=(16, 16, 16), max_memory_gb=4)
     monkeypatch.setattr("vol3d.workflows.forecast._classifying_in_parts", lambda *_: 1e6)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from vol3d.io import atomic
 from vol3d.io.blocks import BlockFile, block_file, forget_block_file
+from vol3d.io.boxes import HeldScan, StoredScan, opened_scan, reads_by_box
 from vol3d.io.budget import available_memory, resident_bytes
 from vol3d.io.digest import sha256
-from vol3d.io.hdf5_boxes import StoredScan, opened_scan
 from vol3d.io.names import default_output, find, is_volume, preview_path, split_name
 from vol3d.io.pairs import pair
 from vol3d.io.reading import info, read, read_labels, read_target, read_weights
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BlockFile",
     "HDF5Reader",
+    "HeldScan",
     "Spool",
     "StoredScan",
     "atomic",
@@ -40,6 +41,7 @@ __all__ = [
     "read_labels",
     "read_target",
     "read_weights",
+    "reads_by_box",
     "require_writable",
     "resident_bytes",
     "sha256",

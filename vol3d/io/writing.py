@@ -52,14 +52,18 @@ def write_label_runs(
     names: dict[int, str] | None,
     overwrite: bool = False,
 ) -> Path:
-    """As `write_labels`, into HDF5, of codes that come piece by piece: a box (slices along X, Y, Z) and what is in it.
+    """As `write_labels`, of codes that come piece by piece: a box (slices along X, Y, Z) and what is in it.
 
-    Together the boxes cover the grid of `like`, whose array is not looked at.
+    Together the boxes cover the grid of `like`, whose array is not looked at. Into HDF5 they go one by one, for other
+    formats they are gathered in memory.
     """
     location = locate(path, "label")
-    _require_writable(location, overwrite)
     if not format_of(location.path, location.name).datasets:
-        raise ConfigError(f"{location.name}: labels that come piece by piece go into HDF5. Give an output such as a.h5")
+        codes = np.zeros(like.shape, dtype=dtype)
+        for box, values in runs:
+            codes[box] = values
+        return _store(location, Content(codes[np.newaxis], dtype, like, names), overwrite)
+    _require_writable(location, overwrite)
     content = Content(like.array[:1], dtype, like, names)
     with atomic.replace(location.path) as temporary:
         hdf5_write.write_runs(temporary, location, content, runs)

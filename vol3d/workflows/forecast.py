@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,26 +22,26 @@ from vol3d.config import InferenceConfig
 from vol3d.inference.forward import Runner
 from vol3d.inference.tiles import Tile, TilePlan
 from vol3d.transforms import Preprocessing
-from vol3d.volume import Affine, Box
+from vol3d.volume import Affine, Box, Volume
 from vol3d.workflows.allocator import freed_memory_kept
 from vol3d.workflows.device import Device, exact, memory_bytes, pick_device
-from vol3d.workflows.large import array_bytes, bytes_left, is_too_large, plan_in_parts
+from vol3d.workflows.large import array_bytes, bytes_left, held_bytes, is_too_large, plan_in_parts
 from vol3d.workflows.large_pixels import disk_bytes, largest_part, piece_bytes
 from vol3d.workflows.outputs import PredictOptions
 from vol3d.workflows.pixel_channels import classifying_bytes
 from vol3d.workflows.precision import require_precision
-from vol3d.workflows.tiling import require_sight, tile_plans, trained_patch
+from vol3d.workflows.tiling import PROGRAM_BYTES, gb_for_tiles, require_sight, tile_plans, trained_patch
 
 Size = tuple[int, int, int]
-_PROGRAM_BYTES = 5e8
 _MOST_RUNS, _TIMED_SECONDS = 9, 1.0
 _TRIED, _TRIED_IN_PARTS = 96, 128  # voxels along an axis of the block that a pixel classifier is timed on
 _WRITTEN_PER_SECOND = 4e7  # voxels of a label map, compressed
+_UNPACKED_PER_SECOND, _READ_PER_SECOND = 2e8, 1e9  # bytes of a scan that is compressed, and that is not
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What is to be expected. bytes: peak memory of the process. seconds: on this machine as busy as it is now.
+    """What is to be expected. bytes: peak memory of the process. seconds: of the command, on this machine, busy as now.
 
     disk: bytes beside the output, for a while.
     """
@@ -59,22 +60,22 @@ class Forecast:
     def lines(self) -> list[str]:
         """For people."""
         size, tile = ("×".join(map(str, n)) for n in (self.shape, self.tile))
-        way = "in parts, from file to file" if self.in_parts else "at once"
+        way = "in parts" if self.in_parts else "at once"
         minutes = f"{self.seconds:.0f} s" if self.seconds < 100 else f"{self.seconds / 60:.0f} min"
         return [
             f"{self.name}: {size} voxels, {way}",
             f"tiles: {self.tiles} of {tile}, {self.redundancy:.2f} voxels through the network for each of the scan",
             f"memory: about {self.bytes / 1e9:.2g} GB"
             + (f"; on disk, for a while, {self.disk / 1e9:.2g} GB beside the output" if self.disk else ""),
-            f"time: about {minutes} on {self.device} in float32, beside starting and reading (one tile was timed)",
+            f"time: about {minutes} on {self.device} in float32, starting included (one tile was timed)",
         ]
 
 
-def forecast(scan: str, bundle: ModelBundle, output: str, choice: PredictOptions) -> Forecast:
+def forecast(scan: str, bundle: ModelBundle, output: str, choice: PredictOptions, *, starting: float = 0.0) -> Forecast:
     """Plan the prediction of a scan and run one of its tiles; nothing is written.
 
-    Of the scan the header is read alone, the tile is empty. Memory is that of prediction without uncertainty. Raises
-    what `predict` raises for such a scan.
+    Of the scan the header is read alone, the tile is empty. starting: seconds that begin with the program, to be added.
+    Memory is that of prediction without uncertainty. Raises what `predict` raises for such a scan.
     """
     if choice.prune is not None:
         bundle = bundle.pruned(choice.prune)
@@ -85,20 +86,21 @@ def forecast(scan: str, bundle: ModelBundle, output: str, choice: PredictOptions
     require_precision(bundle, choice, device)
     network = bundle.build(device.name)
     in_parts = is_too_large(scan, output, bundle, choice)
-    left = bytes_left(scan, choice) if in_parts else 0.0  # before a tile is run
+    left = bytes_left(scan, choice, held_bytes(scan)) if in_parts else 0.0  # before a tile is run
     affine = Affine(np.asarray(facts["affine"]))
     x, y, z = facts["shape"]
     shape = Preprocessing.from_json(bundle.preprocessing).shape_of(affine, (x, y, z))
     if in_parts:
-        plans = plan_in_parts(network, scan, shape, bundle, choice, device)
+        plans = plan_in_parts(network, shape, bundle, choice, device, left)
     else:
-        settings = InferenceConfig(tile=choice.tile, overlap=choice.overlap, max_memory_gb=choice.max_memory_gb)
+        gb = gb_for_tiles(scan, array_bytes(scan, bundle), device, choice.max_memory_gb)
+        settings = InferenceConfig(tile=choice.tile, overlap=choice.overlap, max_memory_gb=gb)
         patch = trained_patch(bundle)
         plans = require_sight(tile_plans(network, shape, device, settings, bundle.task.planes, patch), patch, settings)
     if choice.tta:
         plans = tuple(plan.flipped() for plan in plans)
     image = np.broadcast_to(np.float32(0), (bundle.network_channels, *shape))
-    seconds = math.prod(shape) / _WRITTEN_PER_SECOND
+    seconds = starting + math.prod(shape) / _WRITTEN_PER_SECOND + _preparing(scan, facts, bundle)
     with nullcontext() if in_parts else freed_memory_kept():
         for plan in plans:
             tile = plan.tiles[len(plan.tiles) // 2]
@@ -119,7 +121,7 @@ def forecast(scan: str, bundle: ModelBundle, output: str, choice: PredictOptions
             with freed_memory_kept():
                 seconds += _classifying(bundle.classifier, shape, spacing)
             running = max(running, classifying_bytes(bundle.classifier, shape))
-    held = _PROGRAM_BYTES + arrays + running
+    held = PROGRAM_BYTES + arrays + running
     if in_parts:
         held = min(held, memory_bytes(Device("cpu"), choice.max_memory_gb))
     through = sum(plan.voxels for plan in plans)
@@ -136,6 +138,20 @@ def forecast(scan: str, bundle: ModelBundle, output: str, choice: PredictOptions
         device.name,
         disk,
     )
+
+
+def _preparing(scan: str, facts: dict[str, Any], bundle: ModelBundle) -> float:
+    """Seconds that reading a scan takes, about, and preparing it, from a block of noise."""
+    shape, dtype = tuple(facts["shape"]), np.dtype(facts["dtype"])
+    path = io.split_name(scan)[0]
+    rate = _UNPACKED_PER_SECOND if path.suffix.lower() == ".gz" else _READ_PER_SECOND
+    reading = math.prod(shape) * facts["channels"] * dtype.itemsize / rate
+    block = tuple(min(n, _TRIED) for n in shape)
+    noise = 100 * np.random.default_rng(0).random((bundle.in_channels, *block), dtype=np.float32)
+    tried = Volume(noise.astype(dtype), Affine(np.asarray(facts["affine"])), scan)
+    begin = time.perf_counter()
+    Preprocessing.from_json(bundle.preprocessing).apply(tried)
+    return reading + (time.perf_counter() - begin) * math.prod(shape) / math.prod(block)
 
 
 def _later_seconds(runner: Runner, tile: Tile, plan: TilePlan) -> float:

@@ -21,7 +21,7 @@ from vol3d.report import preview_png
 from vol3d.transforms import PreparedByBox, Preprocessing
 from vol3d.transforms.boxes import stored_box
 from vol3d.version import __version__
-from vol3d.volume import Affine, Box, Volume
+from vol3d.volume import Affine, Box
 from vol3d.workflows.device import Device, exact, memory_bytes, pick_device
 from vol3d.workflows.large_pixels import with_channels
 from vol3d.workflows.listener import Listener
@@ -29,13 +29,13 @@ from vol3d.workflows.outputs import PredictOptions
 from vol3d.workflows.precision import Trial, require_precision, tell_trial, tried
 from vol3d.workflows.predict import Prediction, predict
 from vol3d.workflows.scan import as_learned, require_channels
-from vol3d.workflows.tiling import require_sight, tile_plans, trained_patch
+from vol3d.workflows.tiling import PLANNED_SHARE, PROGRAM_BYTES, require_sight, tile_plans, trained_patch
 from vol3d.workflows.unlike import intensities_unlike_training, unlike_training
 
 _WRITTEN_PLANES = 64  # at a time: what the chunks of an output hold
 _BESIDE_BYTES = 2.7e8  # HDF5's cache of chunks, a block that is read, one that is written
-_PLANNED_SHARE = 0.9  # the rest is for pieces of freed memory that are too small to be used again
-_SMALL_BYTES, _PROGRAM_BYTES = 1e8, 7e8
+_SMALL_BYTES = 1e8
+_TILE_BYTES = 2.5e8  # a modest one
 _PREVIEW_VOXELS = 4_000_000
 
 
@@ -69,17 +69,14 @@ def _said_bytes(scan: str, bundle: ModelBundle) -> float:
     return 8.0 * bundle.classifier.classes * math.prod(io.info(scan).get("shape", (0,)))
 
 
-def obstacle(scan: str, output: str, bundle: ModelBundle, choice: PredictOptions) -> str | None:
+def obstacle(bundle: ModelBundle, choice: PredictOptions) -> str | None:
     """Why a scan cannot be predicted box by box; None where it can."""
-    inside = [io.split_name(name)[0].suffix.lower() in {".h5", ".hdf5", ".hdf"} for name in (scan, output)]
     asked = {
         "--probabilities": choice.probabilities,
         "--uncertainty": choice.uncertainty,
         "--keep-drawn": choice.keep_drawn,
         "--provenance": choice.provenance,
     }
-    if not all(inside):
-        return "the scan or the output is no HDF5 file"
     if bundle.task.kind != "semantic":
         return f"the model's task is {bundle.task.kind}"
     if bundle.preprocessing.get("spacing_mm") is not None:
@@ -87,19 +84,36 @@ def obstacle(scan: str, output: str, bundle: ModelBundle, choice: PredictOptions
     return next((f"{flag} is asked for" for flag, wanted in asked.items() if wanted), None)
 
 
+def held_bytes(scan: str) -> float:
+    """What a scan takes that is predicted box by box, as stored: nothing from HDF5, else all of it."""
+    if io.reads_by_box(scan):
+        return 0.0
+    facts = io.info(scan)
+    return float(math.prod(facts["shape"]) * facts["channels"] * np.dtype(facts["dtype"]).itemsize)
+
+
+def gathered_bytes(scan: str, output: str, bundle: ModelBundle) -> float:
+    """What the labels of such a scan take while they are written: nothing into HDF5, else all of them, twice."""
+    if io.reads_by_box(output):
+        return 0.0
+    return 2.0 * math.prod(io.info(scan)["shape"]) * bundle.labels.code_dtype.itemsize
+
+
 def is_too_large(scan: str, output: str, bundle: ModelBundle, choice: PredictOptions) -> bool:
     """Whether a scan has to be predicted box by box, since it does not fit into the memory that is allowed, or free.
 
     Beside the arrays the program and one modest tile are counted, and what a pixel classifier says; a small scan always
-    fits. Raises `ResourceError`
-    where a scan has to be predicted so and cannot.
+    fits. Raises `ResourceError` where a scan has to be predicted so and cannot.
     """
     arrays = array_bytes(scan, bundle)
-    needed = arrays + _PROGRAM_BYTES + _said_bytes(scan, bundle)
+    needed = arrays + PROGRAM_BYTES + _TILE_BYTES + _said_bytes(scan, bundle)
     allowed = io.available_memory() if choice.max_memory_gb is None else 1e9 * choice.max_memory_gb
     if arrays < _SMALL_BYTES or needed <= allowed:
         return False
-    why = obstacle(scan, output, bundle, choice)
+    why, in_parts = obstacle(bundle, choice), PROGRAM_BYTES + held_bytes(scan)
+    in_parts += max(_TILE_BYTES, gathered_bytes(scan, output, bundle))
+    if why is None and in_parts > allowed:
+        why = f"that still takes {in_parts / 1e9:.2g} GB, since the scan or the output is no HDF5 file"
     if why is None:
         return True
     raise ResourceError(
@@ -120,7 +134,7 @@ def predict_file(
 def predict_large(
     scan: str, bundle: ModelBundle, output: str, choice: PredictOptions, tell: Listener
 ) -> LargePrediction:
-    """Segment a scan in an HDF5 file without ever holding all of it.
+    """Segment a scan box by box: one in an HDF5 file without ever holding all of it, another as it is stored.
 
     What is finished is kept beside the output; after a crash or Ctrl-C the same command goes on from there. The labels
     are those that `predict` gives. Freed memory goes back to the system: kept, it is cut into pieces by tiles of
@@ -137,14 +151,14 @@ def predict_large(
         prepared = Preprocessing.from_json(bundle.preprocessing).apply_by_box(source)
         if prepared is None:
             raise AssertionError("an obstacle to prediction in parts")
-        frame = Volume(np.broadcast_to(np.uint8(0), (1, *source.shape)), source.affine, source.name)
+        frame = source.frame
         for text in (
             *unlike_training(frame, bundle.training_range),
             *intensities_unlike_training(prepared.statistics, bundle.training_range),
         ):
             tell.warn(f"{source.name}: {text}")
-        planned = plan_in_parts(network, source.name, prepared.shape[1:], bundle, choice, device)
         key, left = _key(scan, bundle, choice), bytes_left(source.name, choice)
+        planned = plan_in_parts(network, prepared.shape[1:], bundle, choice, device, left)
         with (
             io.spooled(output, f"{key} {choice.precision}", prepared.shape[1:], bundle.labels.code_dtype) as spool,
             with_channels(prepared, bundle.classifier, output, key, left, tell) as image,
@@ -184,28 +198,30 @@ def predict_large(
 
 def plan_in_parts(
     network: Any,  # noqa: ANN401  as in `tile_plans`
-    name: str,
     shape: tuple[int, int, int],
     bundle: ModelBundle,
     choice: PredictOptions,
     device: Device,
+    memory_bytes: float,
 ) -> tuple[inference.TilePlan, ...]:
-    """Tiles that fit beside what the process takes already. name: of the scan; shape: as the network sees it."""
-    left = bytes_left(name, choice)
-    settings = InferenceConfig(tile=choice.tile, overlap=choice.overlap, max_memory_gb=left / 1e9)
+    """Tiles that fit into the memory that is left. shape: as the network sees the scan."""
+    settings = InferenceConfig(tile=choice.tile, overlap=choice.overlap, max_memory_gb=memory_bytes / 1e9)
     patch, planes = trained_patch(bundle), bundle.task.planes
     plans = tile_plans(network, shape, device, settings, planes, patch, indices=not choice.tta)
     return require_sight(plans, patch, settings)
 
 
-def bytes_left(name: str, choice: PredictOptions) -> float:
-    """What is allowed beside what the process takes already. name: of the scan; raises `ResourceError` for nothing."""
-    allowed = memory_bytes(Device("cpu"), choice.max_memory_gb)
-    left = _PLANNED_SHARE * (allowed - io.resident_bytes()) - _BESIDE_BYTES
+def bytes_left(name: str, choice: PredictOptions, held: float = 0.0) -> float:
+    """What is allowed beside what the process takes already, and `held` bytes that it will.
+
+    name: of the scan; raises `ResourceError` for nothing.
+    """
+    allowed, taken = memory_bytes(Device("cpu"), choice.max_memory_gb), io.resident_bytes() + held
+    left = PLANNED_SHARE * (allowed - taken) - _BESIDE_BYTES
     if left <= 0:
         raise ResourceError(
             f"{name}: {allowed / 1e9:.2g} GB are less than the program itself takes "
-            f"({(io.resident_bytes() + _BESIDE_BYTES / _PLANNED_SHARE) / 1e9:.2g} GB). Allow more with --max-memory."
+            f"({(taken + _BESIDE_BYTES / PLANNED_SHARE) / 1e9:.2g} GB). Allow more with --max-memory."
         )
     return left
 

@@ -29,10 +29,11 @@ from vol3d.workflows.pixel_channels import prepare
 from vol3d.workflows.precision import Trial, require_precision, tell_trial, tried
 from vol3d.workflows.scan import read_scan
 from vol3d.workflows.sources import Source, Spacing
-from vol3d.workflows.tiling import require_sight, tile_plans, trained_patch
+from vol3d.workflows.tiling import gb_for_tiles, require_sight, tile_plans, trained_patch
 from vol3d.workflows.uncertainty import UncertainPass, require_probabilities, write_uncertainty
 from vol3d.workflows.unlike import intensities_unlike_training, unlike_training
 
+_LABEL_BYTES = 2  # per voxel, while labels are made and written
 _OBJECT_VOLUMES = 10  # float32 volumes beside the probabilities, measured
 
 
@@ -119,7 +120,9 @@ def _answers(
     tell: Listener,
 ) -> tuple[Outcome, Trial | None]:
     """What the network makes of a prepared scan (where it is unsure, if that is asked for); how its precision did."""
-    tiling = InferenceConfig(tile=choice.tile, overlap=choice.overlap, max_memory_gb=choice.max_memory_gb)
+    arrays = volume.array.nbytes + prepared.array.nbytes + _LABEL_BYTES * math.prod(volume.shape)
+    left = gb_for_tiles(volume.name, arrays, device, choice.max_memory_gb)
+    tiling = InferenceConfig(tile=choice.tile, overlap=choice.overlap, max_memory_gb=left)
     if choice.uncertainty:
         unsure = UncertainPass([(bundle, network)], prepared, device, tiling, tell)
         found = outcome(bundle, unsure.slabs, prepared.undo, volume, probabilities=choice.probabilities)

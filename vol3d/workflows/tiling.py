@@ -9,7 +9,7 @@ from typing import Any
 
 from vol3d.bundle import ModelBundle
 from vol3d.config import InferenceConfig
-from vol3d.errors import ModelError
+from vol3d.errors import ModelError, ResourceError
 from vol3d.inference import TilePlan, bytes_per_voxel, plan_axes, plan_for
 from vol3d.networks import uses_current_statistics
 from vol3d.workflows.device import Device, memory_bytes
@@ -17,6 +17,8 @@ from vol3d.workflows.device import Device, memory_bytes
 Triple = tuple[int, int, int]
 _FEW_VOXELS = 2**19  # of a batch of planes
 _LARGEST_PATCH = 2**16
+PROGRAM_BYTES = 4.5e8  # of a process that predicts, beside arrays and tiles
+PLANNED_SHARE = 0.9  # the rest is for pieces of freed memory that are too small to be used again
 
 
 def trained_patch(bundle: ModelBundle) -> tuple[int, ...] | None:
@@ -28,6 +30,22 @@ def trained_patch(bundle: ModelBundle) -> tuple[int, ...] | None:
     if not sound or not all(type(n) is int and 0 < n < _LARGEST_PATCH for n in patch):
         raise ModelError(f"this model says it learned from patches of {str(patch)[:60]}: no such size. Train it again.")
     return tuple(patch)
+
+
+def gb_for_tiles(name: str, arrays: float, device: Device, limit_gb: float | None) -> float | None:
+    """What `limit_gb` leaves for tiles beside the program and `arrays` bytes; as it is on a GPU, or where it is None.
+
+    name: of the scan. Raises `ResourceError` where nothing is left.
+    """
+    if limit_gb is None or device.is_gpu:
+        return limit_gb
+    left = PLANNED_SHARE * (1e9 * limit_gb - PROGRAM_BYTES - arrays)
+    if left <= 0:
+        raise ResourceError(
+            f"{name}: {limit_gb:.2g} GB are less than the program ({PROGRAM_BYTES / 1e9:.2g} GB) and the scan's arrays "
+            f"({arrays / 1e9:.2g} GB) take. Allow more with --max-memory."
+        )
+    return left / 1e9
 
 
 def sees_all(network: Any) -> bool:  # noqa: ANN401  as below

@@ -1,18 +1,21 @@
-"""A dataset in an HDF5 file whose voxels are read box by box: for scans that are larger than the memory."""
+"""A scan whose voxels are read box by box: from an HDF5 file as they are needed, else from a copy in memory."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vol3d.io import hdf5, voxels
+from vol3d.io.formats import format_of
 from vol3d.io.kinds import Location, choose_channel
 from vol3d.io.names import locate
-from vol3d.volume import Affine, Box
+from vol3d.io.reading import read
+from vol3d.volume import Affine, Box, Volume
 
 _CHUNK_CACHE_BYTES = 1 << 26
 _CACHE_SLOTS = 10_007  # a prime, well above the number of chunks that fit
@@ -32,6 +35,11 @@ class StoredScan:
         self._voxel_bytes = int(self._dataset.dtype.itemsize) * self.channels
         self.affine = hdf5.affine_of(self._dataset, file, self.name) or Affine(np.eye(4))
         hdf5.require_stored(self._dataset, self.name)
+
+    @property
+    def frame(self) -> Volume:
+        """The scan's grid, without its voxels."""
+        return Volume(_no_voxels(self.shape), self.affine, self.name)
 
     @property
     def block(self) -> tuple[int, int, int]:
@@ -59,9 +67,41 @@ class StoredScan:
         return hdf5.to_xyz(voxels.require_finite(native, self._nan, self.name), box.size)
 
 
+class HeldScan:
+    """A scan of another format, read at once and kept as it is stored; handed out as `StoredScan` does."""
+
+    def __init__(self, volume: Volume) -> None:
+        self._array = volume.array
+        self.name, self.affine = volume.name, volume.affine
+        self.shape, self.channels = volume.shape, volume.channels
+        self.frame = replace(volume, array=_no_voxels(volume.shape))
+
+    @property
+    def block(self) -> tuple[int, int, int]:
+        """Planes across Z, in which these formats lie."""
+        x, y, z = self.shape
+        return (x, y, min(z, max(1, _READ_AT_ONCE // (x * y * self._array.dtype.itemsize * self.channels))))
+
+    def read(self, box: Box) -> NDArray[Any]:
+        """The voxels of a box inside the scan, (C, *box.size), as stored; a view."""
+        return self._array[(slice(None), *box.slices())]
+
+
+def reads_by_box(path: str) -> bool:
+    """Whether a scan can be read box by box without ever holding all of it: HDF5 can."""
+    location = locate(path, "")
+    return format_of(location.path, location.name).datasets
+
+
 @contextmanager
-def opened_scan(path: str, *, channel: int | None = None, nan: float | None = None) -> Iterator[StoredScan]:
-    """A dataset of an HDF5 file, open for reading box by box. Raises what `hdf5.read` raises."""
+def opened_scan(path: str, *, channel: int | None = None, nan: float | None = None) -> Iterator[StoredScan | HeldScan]:
+    """A scan for reading box by box: a dataset of an HDF5 file, which stays open, or a file that is read at once.
+
+    Raises what `read` raises.
+    """
+    if not reads_by_box(path):
+        yield HeldScan(read(path, channel=channel, nan=nan))
+        return
     location = locate(path, "raw")
     with hdf5.faults_named(location.name):
         file = hdf5.open_file(location, rdcc_nbytes=_CHUNK_CACHE_BYTES, rdcc_nslots=_CACHE_SLOTS)
@@ -69,3 +109,8 @@ def opened_scan(path: str, *, channel: int | None = None, nan: float | None = No
         with hdf5.faults_named(location.name):
             scan = StoredScan(file, location, channel, nan)
         yield scan  # what fails while it is used is no fault of the file
+
+
+def _no_voxels(shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """Zeros (1, X, Y, Z) that take no memory."""
+    return np.broadcast_to(np.uint8(0), (1, *shape))
