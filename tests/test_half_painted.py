@@ -279,7 +279,8 @@ def test_the_classifier_of_the_first_stage_knows_nothing_of_held_out_labels(sing
     ("use", "task", "outputs", "sized", "wanted"),
     [
         ("auto", "semantic", 2, True, True),
-        ("auto", "semantic", 9, True, False),
+        ("auto", "semantic", 9, True, True),
+        ("auto", "semantic", 200, True, False),
         ("auto", "semantic", 2, False, False),
         ("auto", "regression", 1, True, False),
         ("auto", "instances", 3, True, False),
@@ -289,12 +290,12 @@ def test_the_classifier_of_the_first_stage_knows_nothing_of_held_out_labels(sing
 )
 def test_when_there_is_a_classifier(use, task, outputs, sized, wanted):
     config = parse_config({"task": task, "pixel_classifier": {"use": use}})
-    assert wants_classifier(config, outputs, sized=sized) is wanted
+    assert wants_classifier(config, outputs, 1_000_000, sized=sized) is wanted
 
 
 def test_a_classifier_for_values_is_refused():
     with pytest.raises(ConfigError, match="task semantic"):
-        wants_classifier(parse_config({"task": "regression", "pixel_classifier": {"use": "yes"}}), 1, sized=True)
+        wants_classifier(parse_config({"task": "regression", "pixel_classifier": {"use": "yes"}}), 1, 1000, sized=True)
 
 
 def test_class_weights_are_taken_back_where_that_helps():

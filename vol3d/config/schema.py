@@ -140,7 +140,8 @@ class PixelClassifierConfig(Section):
     """
 
     use: Annotated[Literal["auto", "yes", "no"], BeforeValidator(_yes_or_no)] = Field(
-        "auto", description="auto: beside networks that are planned, of up to eight classes"
+        "auto",
+        description="auto: beside networks that are planned, of up to eight classes, or more in scans that are small",
     )
     steps: Count | None = Field(None, description="of its optimisation; None: ten per iteration or second, up to 700")
 

@@ -24,7 +24,8 @@ from vol3d.transforms import PreparedImage, Preprocessing
 from vol3d.volume import SparseLabels, Volume
 from vol3d.workflows.case import Case
 
-_MOST_CLASSES = 8  # each costs a channel
+_FEW_CLASSES = 8
+_MOST_ANSWERS = 2**27  # classes times voxels, where there are more: minutes, and gigabytes
 _KEPT_SHARE = 0.25  # of the memory that is free
 
 
@@ -51,16 +52,19 @@ class PixelChannels:
         return own.classifier_logs.argmax(0).numpy().astype(np.min_scalar_type(own.extra_channels - 1))
 
 
-def wants_classifier(config: Config, outputs: int, *, sized: bool) -> bool:
+def wants_classifier(config: Config, outputs: int, voxels: int, *, sized: bool) -> bool:
     """Whether a run begins with a pixel classifier. sized: whether the network is planned for the data, not described.
 
-    Raises `ConfigError` where one is asked for that cannot be.
+    voxels: of all scans together; time and memory grow with them and with the classes. Where there are many classes a
+    young network knows few of them, and the classifier matters most. Raises `ConfigError` where one is asked for that
+    cannot be.
     """
     use = config.pixel_classifier.use
     possible = config.task == "semantic" and outputs > 1
     if use == "yes" and not possible:
         raise ConfigError(f"pixel_classifier.use: yes needs task semantic and two classes, found task {config.task}")
-    return possible and (use == "yes" or (use == "auto" and sized and outputs <= _MOST_CLASSES))
+    small = outputs <= _FEW_CLASSES or outputs * voxels <= _MOST_ANSWERS
+    return possible and (use == "yes" or (use == "auto" and sized and small))
 
 
 def guide(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -106,7 +107,8 @@ def make_plan(
     changes: dict[str, Any] = {}
     if training.iterations is None and training.time_budget_s is None:
         changes["time_budget_s"] = _DEFAULT_SECONDS["gpu" if device.is_gpu else "cpu"]
-    classifier = wants_classifier(config, len(names), sized=isinstance(wanted, SizedNetwork))
+    voxels = sum(math.prod(one.shape) for one in grids)
+    classifier = wants_classifier(config, len(names), voxels, sized=isinstance(wanted, SizedNetwork))
     settled = config.model_copy(
         update={
             "network": network,
@@ -129,8 +131,8 @@ def _with_dimensions(
     """The configured network, its dimensions settled.
 
     In minutes on a CPU a 2-D network that looks at painted slices sees many times as many labeled voxels as a 3-D one,
-    and is more accurate: across the coarsest axis alone, or across several. Where slices are painted across one axis
-    only, and voxels are no longer along it, a 3-D network is; where there are no slices, nobody has tried.
+    and is more accurate: across the coarsest axis alone, or across those that are painted. Where there are no slices,
+    or none that such a network could look at, it is 3-D.
     """
     wanted = config.network or PlannedNetwork()
     if not isinstance(wanted, PlannedNetwork):
@@ -143,7 +145,7 @@ def _with_dimensions(
     elif dimensions is None:
         coarse = _coarse_axis(grids)
         flat = coarse is not None and _typical(grids).shape[coarse] == 1
-        seen = len(painted) > 1 if coarse is None else flat or coarse in painted
+        seen = bool(painted) if coarse is None else flat or coarse in painted
         dimensions = 2 if seen and config.task == "semantic" and not device.is_gpu else 3
     return SizedNetwork(wanted.plan, dimensions, wanted.width)
 

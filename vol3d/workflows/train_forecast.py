@@ -24,7 +24,7 @@ from vol3d.workflows.plan import Plan
 from vol3d.workflows.processes import open_fabric
 from vol3d.workflows.stages import fit_settings
 
-_STEP_SECONDS, _VOXEL_SECONDS = 0.015, 4e-6
+_STEP_SECONDS, _VOXEL_SECONDS = (0.014, 2e-4), (3e-6, 5e-7)  # and for each class
 _STEPS, _LIMIT_SECONDS, _LONGEST_STEP = 4, 15.0, 5.0
 
 
@@ -70,7 +70,8 @@ def _classifier_seconds(plan: Plan, cases: list[Case]) -> float:
     if not plan.classifier:
         return 0.0
     voxels = sum(math.prod(case.shape) for case in cases)
-    return _STEP_SECONDS * (plan.config.pixel_classifier.steps or 0) + _VOXEL_SECONDS * voxels
+    step, voxel = (first + plan.outputs * further for first, further in (_STEP_SECONDS, _VOXEL_SECONDS))
+    return step * (plan.config.pixel_classifier.steps or 0) + voxel * voxels
 
 
 def _classifier_bytes(plan: Plan, cases: Sequence[Case]) -> float:
