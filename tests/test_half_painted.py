@@ -21,8 +21,9 @@ from vol3d.cli.main import main
 from vol3d.config import parse_config
 from vol3d.errors import ConfigError, ModelError
 from vol3d.volume import Affine, SparseLabels
+from vol3d.workflows.calibration import _groups
 from vol3d.workflows.case import Case
-from vol3d.workflows.combination import combination, offsets
+from vol3d.workflows.combination import GROUPS, combination, offsets
 from vol3d.workflows.continuing import PAINTED_FILE
 from vol3d.workflows.live_preview import PREVIEW_FILE
 from vol3d.workflows.pixel_channels import guide, prepare, wants_classifier
@@ -33,6 +34,7 @@ SMALL = {
     "training": {"iterations": 10, "validations": 2, "learning_rate": 0.01},
 }
 TURNED = Affine.from_spacing((1.0, 1.0, 1.0)).matrix @ np.diag([-1.0, -1.0, 1.0, 1.0])
+GROUPED = np.arange(20_000) % GROUPS  # voxels that are independent of each other
 
 
 @pytest.fixture(scope="module")
@@ -305,11 +307,48 @@ def test_class_weights_are_taken_back_where_that_helps():
     honest = np.stack([np.zeros_like(evidence), 2 * evidence / 1.44 + np.log(0.1 / 0.9)])
     weights = np.array([1.0, 9.0])
     skewed = honest + np.log(weights)[:, None]
-    weight, share = combination(skewed[None], None, classes, weights)
+    weight, share = combination(skewed[None], None, classes, weights, GROUPED)
     assert weight == 0
     assert share >= 0.5
-    assert combination(honest[None], None, classes, np.ones(2)) == (0, 0)
+    assert combination(honest[None], None, classes, np.ones(2), GROUPED) == (0, 0)
     assert np.allclose(offsets(weights, 1.0), [0, -np.log(9)])
+
+
+def test_a_few_held_out_voxels_do_not_choose_an_extreme():
+    rng = np.random.default_rng(0)
+    chosen = []
+    for _ in range(20):
+        classes = np.tile([0, 1], 20).astype(np.uint8)
+        network, classifier = (np.stack([-e, e]) for e in classes * 2.0 - 1 + rng.normal(0, 1, (2, 40)))
+        weight, share = combination(network[None], classifier, classes, None, np.arange(40) // 5)
+        assert share == 0
+        chosen.append(weight)
+    assert all(0.35 <= weight <= 0.8 for weight in chosen)
+    assert chosen.count(0.65) > 10
+
+
+def test_many_held_out_voxels_choose_the_better_source():
+    rng = np.random.default_rng(0)
+    classes = np.tile([0, 1], 10_000).astype(np.uint8)
+    network, classifier = (np.stack([-e, e]) for e in (classes * 2.0 - 1 + rng.normal(0, s, 20_000) for s in (0.5, 2)))
+    for groups in (GROUPED, np.zeros(20_000, dtype=np.int64)):  # one group tells no standard error: half a percent
+        assert combination(network[None], classifier, classes, None, groups)[0] <= 0.35
+        assert combination(classifier[None], network, classes, None, groups)[0] >= 0.65
+
+
+def test_groups_are_of_neighbours():
+    masks = [np.zeros((40, 200, 200), bool), np.zeros((20, 20, 20), bool)]
+    masks[0][5], masks[1][0, 0, :3] = True, True
+    found = _groups(masks)
+    assert found.shape == (40_003,)
+    assert found.min() == 0
+    assert found.max() == GROUPS - 1
+    first = found[:40_000].reshape(200, 200)
+    assert all(len(np.unique(first[y : y + 16, x : x + 16])) == 1 for y in (0, 96) for x in (16, 112))
+    sizes = np.bincount(found)
+    assert sizes.min() > 0
+    few = _groups([masks[1]])
+    assert np.array_equal(few, [0, 0, 0])
 
 
 @pytest.mark.parametrize(("network", "classifier"), [(1.0, 1.0), (0.5, 4.0), (4.0, 0.5)])
@@ -320,7 +359,7 @@ def test_what_held_out_labels_choose_is_no_worse_than_either_source(network, cla
     sources = [
         np.stack([-e / s**2, e / s**2]) for s in (network, classifier) for e in [signal + rng.normal(0, s, 20_000)]
     ]
-    weight, _ = combination(sources[0][None], sources[1], classes, None)
+    weight, _ = combination(sources[0][None], sources[1], classes, None, GROUPED)
 
     def iou(logits):
         found = logits.argmax(0)
@@ -329,7 +368,7 @@ def test_what_held_out_labels_choose_is_no_worse_than_either_source(network, cla
     pooled = iou((1 - weight) * sources[0] + weight * sources[1])
     assert pooled >= max(iou(one) for one in sources) - 0.005
     noise = 10 * rng.normal(size=sources[1].shape)
-    weight, _ = combination(sources[0][None], noise, classes, None)
+    weight, _ = combination(sources[0][None], noise, classes, None, GROUPED)
     assert weight <= 0.1
 
 

@@ -46,7 +46,7 @@ def test_dimensions_follow_what_is_painted(config, spacing, painted, dimensions,
 @pytest.mark.parametrize(
     ("shape", "painted", "dimensions", "planes"),
     [
-        ((300, 300, 12), {0, 2}, 3, ()),  # planes of 300×12 are no pictures
+        ((300, 300, 12), {0, 2}, 2, (2,)),  # planes of 300×12 are no pictures
         ((300, 300, 12), {0, 1}, 3, ()),
         ((300, 300, 1), (), 2, (2,)),  # a picture is one
         ((300, 40, 40), {0, 1}, 2, (0, 1)),

@@ -17,7 +17,7 @@ from vol3d.sampling import painted_slices
 from vol3d.volume import SparseLabels
 from vol3d.workflows.around import Looking, answers_around
 from vol3d.workflows.case import Case
-from vol3d.workflows.combination import combination, combined
+from vol3d.workflows.combination import GROUPS, combination, combined
 
 MOST_VOXELS = 200_000
 _MOST_VALUES = 1 << 24  # logits kept, all classes and members together
@@ -148,7 +148,7 @@ def calibrate(
     if held[0][0].extra_channels:
         logs = [case.classifier_logs.numpy()[:, mask] for (case, _), mask in zip(held, masks, strict=True)]
         other = np.concatenate(logs, axis=1)
-    weight, share = combination(logits, other, classes, class_weights)
+    weight, share = combination(logits, other, classes, class_weights, _groups(masks))
     found = cross_fitted(combined(logits, other, class_weights, weight, share), classes, half)
     if not share and not weight:
         return found
@@ -205,6 +205,18 @@ def _logits(
             at = np.searchsorted(places, np.ravel_multi_index(tuple(local.T), mask.shape))
             found[member][:, at] = part.values[:, wanted]
     return found
+
+
+def _groups(masks: Sequence[NDArray[np.bool_]]) -> NDArray[np.int64]:
+    """For every voxel of the masks one of `GROUPS`: neighbours, in one block of 16 voxels, are in the same one."""
+    blocks, first = [], 0
+    for mask in masks:
+        counts = tuple(-(-n // _BLOCK) for n in mask.shape)
+        blocks.append(first + np.ravel_multi_index(tuple(np.argwhere(mask).T // _BLOCK), counts))
+        first += int(np.prod(counts))
+    _, numbers = np.unique(np.concatenate(blocks), return_inverse=True)
+    found: NDArray[np.int64] = numbers.astype(np.int64) * GROUPS // (int(numbers.max()) + 1)
+    return found if numbers.max() >= GROUPS else numbers.astype(np.int64)
 
 
 def _second_half(labels: Sequence[SparseLabels]) -> list[NDArray[np.bool_]]:

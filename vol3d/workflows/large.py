@@ -110,9 +110,9 @@ def is_too_large(scan: str, output: str, bundle: ModelBundle, choice: PredictOpt
     allowed = io.available_memory() if choice.max_memory_gb is None else 1e9 * choice.max_memory_gb
     if arrays < _SMALL_BYTES or needed <= allowed:
         return False
-    why, in_parts = obstacle(bundle, choice), PROGRAM_BYTES + held_bytes(scan)
-    in_parts += max(_TILE_BYTES, gathered_bytes(scan, output, bundle))
-    if why is None and in_parts > allowed:
+    why, held, gathered = obstacle(bundle, choice), held_bytes(scan), gathered_bytes(scan, output, bundle)
+    in_parts = PROGRAM_BYTES + held + max(_TILE_BYTES, gathered)
+    if why is None and held + gathered and in_parts > allowed:
         why = f"that still takes {in_parts / 1e9:.2g} GB, since the scan or the output is no HDF5 file"
     if why is None:
         return True

@@ -21,7 +21,7 @@ from vol3d.workflows.objective import weights_of_classes
 from vol3d.workflows.scores import Score
 from vol3d.workflows.validation import HeldOut
 
-_UNTESTED_WEIGHT = 0.5  # of a pixel classifier, where nothing is held out
+_UNTESTED_WEIGHT = 0.65  # of a pixel classifier, where nothing is held out
 
 
 class StageEnd:
