@@ -84,8 +84,10 @@ class Budget:
         if reestimates(training, iterations):
             iterations = max(1, int(left / step - 2 * REESTIMATION_BATCHES * _FORWARD_SHARE))
         if iterations < _FEW:
+            classifier = "it is the pixel classifier that will be seen"
+            poor = classifier if self._plan.classifier else "the labels will be poor"
             tell.warn(
-                f"only {iterations} iterations of {step:.2g} s fit into {training.time_budget_s:g} s; "
-                f"the labels will be poor: allow more time, or a smaller patch or network"
+                f"only {iterations} iteration{'s'[: iterations > 1]} of {step:.2g} s fit into "
+                f"{training.time_budget_s:g} s; {poor}: allow more time, or a smaller patch or network"
             )
         return Length(iterations, validations)
