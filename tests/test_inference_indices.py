@@ -106,6 +106,8 @@ def test_a_scan_in_parts_gets_the_labels_of_the_whole(tmp_path):
         choice = PredictOptions(tile=(20, 20, 20), tta=tta, preview=False)
         predict_large(str(tmp_path / "scan.h5"), bundle, str(tmp_path / f"{tta}.h5"), choice, Quiet())
         exact = predict(whole, bundle, options=PredictOptions(tile=(20, 20, 20), tta=tta)).codes
+        full = predict(whole, bundle, options=PredictOptions(tile=(20, 20, 20), tta=tta, probabilities=True))
+        assert np.array_equal(full.codes, exact)
         with h5py.File(tmp_path / f"{tta}.h5") as file:
             codes = file["label"][()].transpose()
         assert np.array_equal(codes, exact)

@@ -226,3 +226,23 @@ def test_planning_needs_no_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     with pytest.raises(AttributeError, match="nothing_of_that_name"):
         inference.nothing_of_that_name  # noqa: B018
+
+
+def test_a_same_padded_network_gets_the_cheapest_tile_that_sees_enough():
+    facts = {"bytes_per_voxel": 290.0, "classes": 3}
+    shape, margin, stride = (256, 256, 256), (0, 0, 0), (8, 8, 8)
+    large = plan_tiles(shape, margin, stride, memory_bytes=4e9, **facts)
+    cheap = plan_tiles(shape, margin, stride, memory_bytes=4e9, sight=(48, 48, 48), **facts)
+    assert 4 * cheap.voxels < large.voxels  # tiles of the largest size that fits overlap by far more than they must
+    assert min(cheap.size) >= 96
+    assert cheap.bytes <= 4e9
+    tight = plan_tiles(shape, margin, stride, memory_bytes=1.5e8, sight=(48, 48, 48), **facts)
+    assert 48 <= min(tight.size) < 96
+    assert tight.bytes <= 1.5e8
+    least = plan_tiles(shape, margin, stride, memory_bytes=6e7, sight=(48, 48, 48), **facts)
+    assert least == plan_tiles(shape, margin, stride, memory_bytes=6e7, **facts)  # too little for what should be seen
+    assert plan_tiles(shape, margin, stride, memory_bytes=9e9, sight=(48, 48, 48), **facts).size == shape
+    planes = plan_tiles(shape, (0, 0), (8, 8), planes=1, memory_bytes=1e9, sight=(80, 80), **facts)
+    assert min(planes.size[0], planes.size[2]) >= 160
+    asked = plan_tiles(shape, margin, stride, memory_bytes=4e9, sight=(48, 48, 48), tile=(64, 64, 64), **facts)
+    assert asked.size == (64, 64, 64)

@@ -387,7 +387,8 @@ def test_what_a_scan_takes_at_once_is_counted_before_it_is_read(model, tmp_path)
     _, bundle = model
     scan = write_scan(tmp_path / "scan.h5", dtype="uint8")
     voxels = 46 * 38 * 34
-    assert array_bytes(scan, bundle) == voxels * (1 + 4 + 2)
+    assert array_bytes(scan, bundle, Device("cpu")) == voxels * (1 + 2)
+    assert array_bytes(scan, bundle, Device("cuda:0")) == voxels * (1 + 4 + 2)
     assert held_bytes(scan) == gathered_bytes(scan, "out.h5", bundle) == 0
     assert gathered_bytes(scan, "out.nrrd", bundle) == 2 * voxels
     assert held_bytes(write_scan(tmp_path / "scan.nii.gz")) == 4 * voxels
@@ -426,7 +427,7 @@ def test_a_forecast_tells_tiles_memory_and_time_and_writes_nothing(model, tmp_pa
     assert times[1] - times[0] == pytest.approx(0.01 * (found.tiles - once.tiles))
     started = forecast(scan, bundle, str(tmp_path / "out.h5"), TILED, starting=1000.0)
     assert 1000 < started.seconds < 1030
-    assert once.bytes > array_bytes(scan, bundle)
+    assert once.bytes > array_bytes(scan, bundle, Device("cpu"))
 
 
 def test_a_forecast_in_parts_keeps_within_the_memory(model, tmp_path, monkeypatch):

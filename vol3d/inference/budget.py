@@ -72,12 +72,12 @@ class Budget:
                 )
 
 
-def cheapest(axes: Axes, budget: Budget) -> Sizes:
+def cheapest(axes: Axes, budget: Budget, least: Sizes = (1, 1, 1)) -> Sizes:
     """The tile with which the fewest voxels go through the network, all tiles together; of equals the fewest tiles.
 
-    For tiles whose outputs lie side by side. Raises `ResourceError` where not even the smallest tile fits.
+    least: no smaller ones are taken. Raises `ResourceError` where not even the smallest tile fits.
     """
-    frontiers = [_frontier(axis) for axis in axes]
+    frontiers = [_frontier(axis, size) for axis, size in zip(axes, least, strict=True)]
     budget.require(_sizes([f[0, 0] for f in frontiers]), axes, "the smallest tile")
     grids = np.meshgrid(*(np.arange(len(f)) for f in frontiers), indexing="ij", sparse=True)
     size, cost, count = ([f[i, column] for f, i in zip(frontiers, grids, strict=True)] for column in range(3))
@@ -90,7 +90,7 @@ def cheapest(axes: Axes, budget: Budget) -> Sizes:
 def largest(wanted: Sizes, axes: Axes, budget: Budget) -> Sizes:
     """`wanted` if it fits, else shrunk: first along axes that are not blended, then along the longest one.
 
-    For blended tiles, which are better the more they see. Raises `ResourceError` where not even the smallest fits.
+    For blended tiles of a size that somebody wants. Raises `ResourceError` where not even the smallest fits.
     """
     least = _sizes([axis.sizes()[0] for axis in axes])
     budget.require(least, axes, "the smallest tile")
@@ -105,13 +105,13 @@ def largest(wanted: Sizes, axes: Axes, budget: Budget) -> Sizes:
     return tile
 
 
-def _frontier(axis: Axis) -> NDArray[np.int64]:
-    """Sizes worth trying along one axis: larger ones only where they cost less, or as much with fewer tiles.
+def _frontier(axis: Axis, least: int) -> NDArray[np.int64]:
+    """Sizes worth trying along one axis, from `least` on: larger ones where they cost less, or as much in fewer tiles.
 
     Rows: size, voxels through the network along the axis, number of tiles.
     """
     rows: list[tuple[int, int, int]] = []
-    for size in axis.sizes():
+    for size in (n for n in axis.sizes() if n >= least):
         spans = axis.spans(size)
         cost, count = sum(span.size for span in spans), len(spans)
         if not rows or (cost, count) < rows[-1][1:]:

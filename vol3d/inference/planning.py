@@ -28,6 +28,7 @@ def plan_tiles(  # noqa: PLR0913  every fact the plan is made from, by its name
     host_memory_bytes: float | None = None,
     most_voxels: float = 2**24,
     indices: bool = False,
+    sight: Sequence[int] | None = None,
 ) -> TilePlan:
     """Plan the tiles of a volume.
 
@@ -38,7 +39,9 @@ def plan_tiles(  # noqa: PLR0913  every fact the plan is made from, by its name
     volume needs; None: for a valid network the size with which the fewest voxels go through it within the memory, for a
     same-padded one `patch` (the size it was trained on; None: the whole) or what fits. A tile of two sizes gets as many
     planes as fit, one of three sizes belongs to X, Y and Z. smallest: the network's smallest input; `tile` or `patch`
-    tell that of a valid network as well, a same-padded one is taken to accept its stride. indices: only the most
+    tell that of a valid network as well, a same-padded one is taken to accept its stride. sight: what a tile of a
+    same-padded network should see along its axes, twice as much if memory allows: of such tiles those are taken with
+    which the fewest voxels go through it; None: the largest that fit. indices: only the most
     probable class of a voxel is wanted, see `predict_slabs`; where tiles are blended this changes nothing.
     memory_bytes, bytes_per_voxel, host_memory_bytes, most_voxels: see `Budget`.
 
@@ -59,7 +62,8 @@ def plan_tiles(  # noqa: PLR0913  every fact the plan is made from, by its name
     budget = Budget(memory_bytes, bytes_per_voxel, classes, host_memory_bytes, most_voxels, alone)
     size = _accepted({} if wanted is None else dict(zip(seen, wanted, strict=True)), axes)
     if tile is None:
-        return TilePlan(axes, budget, choose_size(axes, budget, size), seen)
+        seeing = None if sight is None else _at(dict(zip(seen, sight, strict=True)))
+        return TilePlan(axes, budget, choose_size(axes, budget, size, seeing), seen)
     size = _accepted(dict(enumerate(tile)), axes) if len(tile) == 3 else _with_planes(size, seen, axes, budget)
     budget.require(size, axes, "the tile asked for")
     return TilePlan(axes, budget, size, seen)
@@ -78,6 +82,7 @@ def plan_for(  # noqa: PLR0913  as above
     host_memory_bytes: float | None = None,
     most_voxels: float = 2**24,
     indices: bool = False,
+    sight: Sequence[int] | None = None,
 ) -> TilePlan:
     """`plan_tiles` with what the network tells about itself."""
     return plan_tiles(
@@ -95,6 +100,7 @@ def plan_for(  # noqa: PLR0913  as above
         host_memory_bytes=host_memory_bytes,
         most_voxels=most_voxels,
         indices=indices,
+        sight=sight,
     )
 
 
@@ -110,6 +116,7 @@ def plan_axes(  # noqa: PLR0913  as above
     overlap: float = 0.25,
     host_memory_bytes: float | None = None,
     most_voxels: float = 2**24,
+    sight: Sequence[int] | None = None,
 ) -> tuple[TilePlan, ...]:
     """A plan for each of the axes `planes`, as `predict_axes` takes them: together they keep within the memory.
 
@@ -133,6 +140,7 @@ def plan_axes(  # noqa: PLR0913  as above
             overlap=overlap,
             host_memory_bytes=share,
             most_voxels=most_voxels,
+            sight=sight,
         )
         for axis in planes
     )
@@ -153,6 +161,11 @@ def _three(asked: Mapping[int, Axis], shape: Sizes) -> Axes:
     """The axes that are seen, and the one that is a batch."""
     x, y, z = (asked.get(a, Axis(shape[a], 0, 1, 1)) for a in range(3))
     return (x, y, z)
+
+
+def _at(sizes: Mapping[int, int]) -> Sizes:
+    """Sizes along X, Y, Z; 1 along the axis that nobody spoke of."""
+    return (sizes.get(0, 1), sizes.get(1, 1), sizes.get(2, 1))
 
 
 def _along(seen: tuple[int, ...], sizes: Sequence[int] | None) -> tuple[int, ...] | None:

@@ -172,10 +172,20 @@ class TilePlan:
         return [(x, y, z) for x, y, z in itertools.product(*choices)]
 
 
-def choose_size(axes: Axes, budget: Budget, wanted: Sizes) -> Sizes:
-    """The input of a tile: the cheapest of a valid network, the largest up to `wanted` of a same-padded one."""
-    blended = any(axis.overlap is not None for axis in axes)
-    return largest(wanted, axes, budget) if blended else cheapest(axes, budget)
+def choose_size(axes: Axes, budget: Budget, wanted: Sizes, sight: Sizes | None = None) -> Sizes:
+    """The input of a tile: the cheapest of a valid network; of a same-padded one the largest up to `wanted`.
+
+    sight: what a tile of a same-padded network should see at least. Where all of the volume is wanted it gets the
+    cheapest tile that sees twice as much, or else as much; overlapping tiles of the largest size may cost far more.
+    """
+    if all(axis.overlap is None for axis in axes):
+        return cheapest(axes, budget)
+    if sight is not None and all(n >= axis.whole for n, axis in zip(wanted, axes, strict=True)):
+        for times in (2, 1):
+            x, y, z = (min(axis.at_least(times * n), axis.whole) for n, axis in zip(sight, axes, strict=True))
+            if budget.fits((x, y, z), axes):
+                return cheapest(axes, budget, (x, y, z))
+    return largest(wanted, axes, budget)
 
 
 def _reflected(box: Box, flips: tuple[bool, bool, bool], shape: Sizes) -> Box:

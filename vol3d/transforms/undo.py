@@ -41,14 +41,16 @@ class Undo:
         """The most probable class of every voxel of the scan: class indices (X, Y, Z), uint8 or uint16 above 256.
 
         slabs: (classes, x, Y', Z') on the prepared grid in ascending order without gaps. Where the grid was resampled
-        they must be probabilities, which are interpolated linearly (never the indices); else logits do as well.
-        Ties go to the lower index. Only two planes of probabilities are kept beside the slab at hand.
+        they must be probabilities, which are interpolated linearly (never the indices); else logits do as well, and so
+        do class indices, whole numbers (1, x, Y', Z'). Ties go to the lower index. Only two planes of probabilities are
+        kept beside the slab at hand.
         Raises `GeometryError` where slabs do not fit together or do not cover the grid.
         """
         result = np.empty(self.shape, dtype=np.uint8 if classes <= 256 else np.uint16)
         turned = self.orientation.apply(result)
         for start, values in self._turned(slabs, classes):
-            turned[start : start + values.shape[1]] = _argmax(values, result.dtype)
+            found = values[0] if values.dtype.kind == "i" else _argmax(values, result.dtype)
+            turned[start : start + values.shape[1]] = found
         return result
 
     def probabilities(self, slabs: Iterable[Slab], classes: int) -> NDArray[np.float32]:
@@ -97,6 +99,8 @@ class Undo:
         at = 0
         for slab in slabs:
             lead, thick, *found = slab.values.shape
+            if slab.values.dtype.kind == "i" and lead == 1 and self.regrid is None:
+                lead = classes  # the most probable of them
             if slab.start != at or lead != classes or found != across or at + thick > planes:
                 raise GeometryError(
                     f"expected {classes} classes on planes {at} … {planes - 1} of {tuple(across)}, "

@@ -93,7 +93,7 @@ def forecast(scan: str, bundle: ModelBundle, output: str, choice: PredictOptions
     if in_parts:
         plans = plan_in_parts(network, shape, bundle, choice, device, left)
     else:
-        gb = gb_for_tiles(scan, array_bytes(scan, bundle), device, choice.max_memory_gb)
+        gb = gb_for_tiles(scan, array_bytes(scan, bundle, device), device, choice.max_memory_gb)
         settings = InferenceConfig(tile=choice.tile, overlap=choice.overlap, max_memory_gb=gb)
         patch = trained_patch(bundle)
         plans = require_sight(tile_plans(network, shape, device, settings, bundle.task.planes, patch), patch, settings)
@@ -108,7 +108,8 @@ def forecast(scan: str, bundle: ModelBundle, output: str, choice: PredictOptions
             first = _seconds(runner, tile, plan)
             later = first if len(plan.tiles) == 1 else _later_seconds(runner, tile, plan)
             seconds += first + later * (plan.voxels / tile.input.voxels - 1)
-    disk, arrays, running = 0.0, 0.0 if in_parts else array_bytes(scan, bundle), max(plan.bytes for plan in plans)
+    disk, running = 0.0, max(plan.bytes for plan in plans)
+    arrays = held_bytes(scan) if in_parts else array_bytes(scan, bundle, device)
     if bundle.classifier is not None:
         spacing = affine.orientation.apply_spacing(affine.spacing).tolist()
         if in_parts:

@@ -27,7 +27,7 @@ from vol3d.workflows.large_pixels import with_channels
 from vol3d.workflows.listener import Listener
 from vol3d.workflows.outputs import PredictOptions
 from vol3d.workflows.precision import Trial, require_precision, tell_trial, tried
-from vol3d.workflows.predict import Prediction, predict
+from vol3d.workflows.predict import Prediction, held_twice, predict
 from vol3d.workflows.scan import as_learned, require_channels
 from vol3d.workflows.tiling import PLANNED_SHARE, PROGRAM_BYTES, require_sight, tile_plans, trained_patch
 from vol3d.workflows.unlike import intensities_unlike_training, unlike_training
@@ -52,14 +52,15 @@ class LargePrediction:
     trial: Trial | None = None
 
 
-def array_bytes(scan: str, bundle: ModelBundle) -> float:
-    """What a scan takes that is held in memory: as stored, as the network sees it, and its labels."""
+def array_bytes(scan: str, bundle: ModelBundle, device: Device) -> float:
+    """What a scan takes that is held in memory: as stored, if `held_twice` as the network sees it, and its labels."""
     facts = io.info(scan)
     if "shape" not in facts:  # reading it will tell why
         return 0.0
     voxels = float(math.prod(facts["shape"]))
     stored = np.dtype(facts["dtype"]).itemsize * facts["channels"]
-    return voxels * (stored + 4.0 * bundle.network_channels + 2.0)
+    seen = 4.0 * bundle.network_channels if held_twice(bundle, device) else 0.0
+    return voxels * (stored + seen + 2.0)
 
 
 def _said_bytes(scan: str, bundle: ModelBundle) -> float:
@@ -105,7 +106,7 @@ def is_too_large(scan: str, output: str, bundle: ModelBundle, choice: PredictOpt
     Beside the arrays the program and one modest tile are counted, and what a pixel classifier says; a small scan always
     fits. Raises `ResourceError` where a scan has to be predicted so and cannot.
     """
-    arrays = array_bytes(scan, bundle)
+    arrays = array_bytes(scan, bundle, pick_device(choice.device))
     needed = arrays + PROGRAM_BYTES + _TILE_BYTES + _said_bytes(scan, bundle)
     allowed = io.available_memory() if choice.max_memory_gb is None else 1e9 * choice.max_memory_gb
     if arrays < _SMALL_BYTES or needed <= allowed:

@@ -16,7 +16,7 @@ from vol3d.bundle import ModelBundle
 from vol3d.config import InferenceConfig
 from vol3d.errors import ConfigError, ResourceError
 from vol3d.report import preview_png
-from vol3d.transforms import PreparedImage
+from vol3d.transforms import PreparedByBox, PreparedImage, Preprocessing
 from vol3d.volume import LabelTable, Slab, Volume
 from vol3d.workflows.allocator import keeps_freed_memory
 from vol3d.workflows.device import Device, exact, memory_bytes, pick_device
@@ -92,7 +92,7 @@ def predict(
     warnings = tuple(unlike_training(volume, bundle.training_range))
     network = bundle.build(device.name)
     require_memory(volume, bundle, choice)
-    prepared = prepare(volume, bundle)
+    prepared = _prepared(volume, bundle, choice, device)
     warnings += tuple(intensities_unlike_training(prepared.statistics, bundle.training_range))
     for text in warnings:
         tell.warn(f"{volume.name}: {text}")
@@ -110,34 +110,56 @@ def predict(
     )
 
 
+def _prepared(
+    volume: Volume, bundle: ModelBundle, choice: PredictOptions, device: Device
+) -> PreparedImage | PreparedByBox:
+    """The scan as the network sees it: made tile by tile where that can be, so that it is not held a second time.
+
+    A GPU would wait for that.
+    """
+    if held_twice(bundle, device) or choice.uncertainty:
+        return prepare(volume, bundle)
+    found = Preprocessing.from_json(bundle.preprocessing).apply_by_box(io.HeldScan(volume))
+    return prepare(volume, bundle) if found is None else found
+
+
+def held_twice(bundle: ModelBundle, device: Device) -> bool:
+    """Whether a scan is prepared as a whole: for a pixel classifier, on another grid, or for a GPU."""
+    return bundle.classifier is not None or bundle.preprocessing.get("spacing_mm") is not None or device.is_gpu
+
+
 def _answers(
     network: Any,  # noqa: ANN401  as in `tile_plans`
     bundle: ModelBundle,
-    prepared: PreparedImage,
+    prepared: PreparedImage | PreparedByBox,
     volume: Volume,
     choice: PredictOptions,
     device: Device,
     tell: Listener,
 ) -> tuple[Outcome, Trial | None]:
     """What the network makes of a prepared scan (where it is unsure, if that is asked for); how its precision did."""
-    arrays = volume.array.nbytes + prepared.array.nbytes + _LABEL_BYTES * math.prod(volume.shape)
+    image = prepared.array if isinstance(prepared, PreparedImage) else prepared
+    held = 0 if isinstance(image, PreparedByBox) else image.nbytes
+    arrays = volume.array.nbytes + held + _LABEL_BYTES * math.prod(volume.shape)
     left = gb_for_tiles(volume.name, arrays, device, choice.max_memory_gb)
     tiling = InferenceConfig(tile=choice.tile, overlap=choice.overlap, max_memory_gb=left)
-    if choice.uncertainty:
+    if choice.uncertainty and isinstance(prepared, PreparedImage):
         unsure = UncertainPass([(bundle, network)], prepared, device, tiling, tell)
         found = outcome(bundle, unsure.slabs, prepared.undo, volume, probabilities=choice.probabilities)
         return replace(found, uncertainty=unsure.maps(prepared.undo)), None
-    _, x, y, z = prepared.array.shape
+    _, x, y, z = image.shape
     patch = trained_patch(bundle)
-    plans = require_sight(tile_plans(network, (x, y, z), device, tiling, bundle.task.planes, patch), patch, tiling)
+    alone = bundle.task.kind == "semantic" and not (choice.probabilities or choice.tta or prepared.undo.regrid)
+    plans = tile_plans(network, (x, y, z), device, tiling, bundle.task.planes, patch, indices=alone)
+    plans = require_sight(plans, patch, tiling)
     names = bundle.labels.names
-    quicker, precision, trial = tried(network, prepared.array, plans, choice.precision, device, names)
+    quicker, precision, trial = tried(network, image, plans, choice.precision, device, names)
     tell_trial(trial, volume.name, tell)
 
     def slabs(bare: bool) -> Iterator[Slab]:
         return inference.predict_axes(
             quicker,
-            prepared.array,
+            image,
             plans,
             flip_axes=(0, 1, 2) if choice.tta else (),
             device=device.name,

@@ -67,7 +67,8 @@ def tile_plans(
 
     planes: of a 2-D network, the axes across which it goes slice by slice: a plan for each; of a 3-D one none, and one
     plan. patch: the input it learned from, along its axes: the tile of a network whose answers depend on all of its
-    input. indices: only the most probable classes are wanted, which a valid 3-D network is then planned for.
+    input; what another same-padded one should see at least. indices: only the most probable classes are wanted, which a
+    valid 3-D network is then planned for.
     Raises `ModelError` for a tile the network cannot take, `ResourceError` where not even the smallest tile fits.
     """
     demand = bytes_per_voxel(network, in_channels=network.in_channels, precision=device.precision)
@@ -80,6 +81,8 @@ def tile_plans(
         "overlap": settings.overlap,
         "host_memory_bytes": host,
     }
+    if patch is not None and not any(network.margin):
+        facts["sight"] = patch
     if patch is not None and sees_all(network):
         facts["patch"] = patch
         answered = [n - m for n, m in zip(patch, network.margin, strict=True)]
