@@ -336,6 +336,17 @@ def test_many_held_out_voxels_choose_the_better_source():
         assert combination(classifier[None], network, classes, None, groups)[0] >= 0.65
 
 
+def test_a_class_in_one_group_alone_does_not_hide_a_difference():
+    rng = np.random.default_rng(0)
+    classes, groups = np.tile([0, 1], GROUPS * 150).astype(np.uint8), np.repeat(np.arange(GROUPS), 300)
+    classes[:50] = 2
+    said, wrong = classes.copy(), rng.random(classes.shape) < 0.15
+    said[np.flatnonzero(classes == 1)[-1]] = 2
+    network = np.eye(3)[said].T
+    other = 2 * np.eye(3)[np.where(wrong & (classes < 2), 1 - classes, classes)].T
+    assert combination(network[None], other, classes, None, groups)[0] <= 0.2
+
+
 def test_groups_are_of_neighbours():
     masks = [np.zeros((40, 200, 200), bool), np.zeros((20, 20, 20), bool)]
     masks[0][5], masks[1][0, 0, :3] = True, True

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from vol3d import io
 from vol3d.bundle import ModelBundle
 from vol3d.config import InferenceConfig, UNetConfig
-from vol3d.errors import ModelError, ResourceError
+from vol3d.errors import GeometryError, ModelError, ResourceError
 from vol3d.inference import bytes_per_voxel, plan_for, predict_axes, predict_slabs
 from vol3d.networks import build
-from vol3d.transforms import Preprocessing
-from vol3d.volume import Affine, LabelTable, Volume
+from vol3d.transforms import Preprocessing, Undo
+from vol3d.volume import Affine, LabelTable, Slab, Volume
 from vol3d.workflows.device import Device
 from vol3d.workflows.large import predict_large
 from vol3d.workflows.listener import Quiet
@@ -139,3 +139,11 @@ def test_a_network_that_would_see_too_little():
     assert plan(0.4, (8, 48, 48)).size == (8, 48, 48)  # as it was asked for
     thin = tile_plans(network, (12, 2000, 500), Device("cpu"), InferenceConfig(max_memory_gb=0.9), patch=patch)
     assert require_sight(thin, patch, InferenceConfig(max_memory_gb=0.9)) == thin
+
+
+def test_indices_are_labels_and_no_probabilities():
+    undo = Undo((3, 4, 5), Affine.from_spacing((1.0, 1.0, 1.0)), Affine.from_spacing((1.0, 1.0, 1.0)).orientation)
+    indices = np.random.default_rng(0).integers(0, 3, (1, 3, 4, 5)).astype(np.int16)
+    assert np.array_equal(undo.labels([Slab(0, indices)], 3), indices[0])
+    with pytest.raises(GeometryError, match="expected 3 classes"):
+        undo.probabilities([Slab(0, indices)], 3)

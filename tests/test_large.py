@@ -2,12 +2,14 @@
 
 import dataclasses
 import itertools
+import os
 from pathlib import Path
 
 import h5py
 import nibabel
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_transforms_preprocess import ORIENTATIONS, oblique, stored
@@ -18,18 +20,22 @@ from vol3d import io
 from vol3d.baselines.by_box import ByBox
 from vol3d.baselines.features import Recipe
 from vol3d.baselines.pixel_classifier import PixelClassifier
+from vol3d.bundle import ModelBundle
 from vol3d.cli.main import main
-from vol3d.errors import FileFormatError, ResourceError
+from vol3d.config import UNetConfig
+from vol3d.errors import FileFormatError, GeometryError, ResourceError
+from vol3d.networks import build
 from vol3d.transforms import Preprocessing, crop
 from vol3d.transforms.boxes import strided
 from vol3d.transforms.crop import crop_read
-from vol3d.volume import Affine, Box, Volume
+from vol3d.volume import Affine, Box, LabelTable, Volume
+from vol3d.workflows.at_once import array_bytes, stored_bytes
 from vol3d.workflows.device import Device
 from vol3d.workflows.forecast import _classifying, _classifying_in_parts, _noise, forecast
-from vol3d.workflows.large import array_bytes, gathered_bytes, held_bytes, is_too_large, obstacle, predict_large
+from vol3d.workflows.large import gathered_bytes, held_bytes, is_too_large, obstacle, predict_large
 from vol3d.workflows.listener import Quiet
 from vol3d.workflows.outputs import PredictOptions
-from vol3d.workflows.tiling import gb_for_tiles
+from vol3d.workflows.tiling import PROGRAM_BYTES, gb_for_tiles
 
 TILED = PredictOptions(tile=(16, 16, 16))
 FLIPPED = Affine(Affine.from_spacing((1.0, 1.2, 1.5)).matrix @ np.diag([-1.0, 1.0, -1.0, 1.0]))
@@ -64,6 +70,34 @@ class Deaf(Quiet):
 
     def warn(self, _text):
         pass
+
+
+class Heard(Deaf):
+    """Keeps how many voxels went through the network in all."""
+
+    def progress(self, what, _done, total, _fields):
+        if what == "predicting":
+            self.total = total
+
+
+def drawn(network):
+    """A model of drawn weights, for one channel and two classes."""
+    return ModelBundle(
+        network=network,
+        in_channels=1,
+        weights=build(network, 1, 2, generator=torch.Generator().manual_seed(0)).state_dict(),
+        preprocessing=Preprocessing().to_json(),
+        labels=LabelTable.from_codes([0, 1]),
+        statistics="running",
+        training_range={
+            "spacing_mm": {"minimum": [1.0] * 3, "maximum": [1.0] * 3},
+            "orientations": ["RAS"],
+            "intensities": [{"p1": -9.0, "p99": 9.0}],
+            "channel": None,
+            "patch": [16, 16, 16] if network.padding == "same" else None,
+        },
+        provenance={},
+    )
 
 
 class Fake:
@@ -385,13 +419,69 @@ def test_what_needs_the_whole_scan_is_named(model, change, told):
 
 def test_what_a_scan_takes_at_once_is_counted_before_it_is_read(model, tmp_path):
     _, bundle = model
-    scan = write_scan(tmp_path / "scan.h5", dtype="uint8")
-    voxels = 46 * 38 * 34
-    assert array_bytes(scan, bundle, Device("cpu")) == voxels * (1 + 2)
-    assert array_bytes(scan, bundle, Device("cuda:0")) == voxels * (1 + 4 + 2)
-    assert held_bytes(scan) == gathered_bytes(scan, "out.h5", bundle) == 0
+    scan, shape = write_scan(tmp_path / "scan.h5", dtype="uint8"), (46, 38, 34)
+    voxels, cpu = 46 * 38 * 34, Device("cpu")
+
+    def taken(device=cpu, **choice):
+        return array_bytes(stored_bytes(scan, bundle), shape, shape, bundle, PredictOptions(**choice), device) / voxels
+
+    assert taken() == 1 + 2
+    assert taken(Device("cuda:0")) == 1 + 4 + 2
+    assert taken(probabilities=True) == 1 + 2 + 8
+    assert taken(uncertainty=True) == 1 + 4 + 2 + 16
+    assert held_bytes(scan, bundle) == gathered_bytes(scan, "out.h5", bundle) == 0
     assert gathered_bytes(scan, "out.nrrd", bundle) == 2 * voxels
-    assert held_bytes(write_scan(tmp_path / "scan.nii.gz")) == 4 * voxels
+
+
+@pytest.mark.parametrize("kind", ["as it is", "scaled", "channels"])
+def test_what_a_nifti_file_takes_is_told_by_its_header(model, tmp_path, kind):
+    _, bundle = model
+    values = np.random.default_rng(0).integers(0, 100, (20, 18, 16, 3) if kind == "channels" else (20, 18, 16))
+    scan = nibabel.Nifti1Image(values.astype(np.int16), np.eye(4))
+    if kind == "scaled":
+        scan.header.set_slope_inter(0.37, 1)
+    nibabel.save(scan, tmp_path / "scan.nii.gz")
+    path = str(tmp_path / "scan.nii.gz")
+    read = io.read(path, channel=1 if kind == "channels" else None)
+    assert held_bytes(path, bundle) == stored_bytes(path, bundle) == read.array.nbytes
+    assert read.array.itemsize > 2 if kind == "scaled" else read.array.itemsize == 2
+
+
+def test_a_choice_of_geometry_holds_in_parts(model, tmp_path):
+    _, bundle = model
+    scan = nibabel.Nifti1Image(balls((46, 38, 34))[0], np.eye(4))
+    scan.set_qform(np.diag([2.0, 2, 2, 1]), code=1)
+    scan.set_sform(np.eye(4), code=1)
+    nibabel.save(scan, tmp_path / "scan.nii")
+    path, data = str(tmp_path / "scan.nii"), TILED.data.model_copy(update={"xform": "qform"})
+    with pytest.raises(GeometryError, match="--xform"):
+        predict_large(path, bundle, str(tmp_path / "out.nii"), TILED, Deaf())
+    predict_large(path, bundle, str(tmp_path / "out.nii"), PredictOptions(tile=(16, 16, 16), data=data), Deaf())
+    assert np.allclose(nibabel.load(tmp_path / "out.nii").header.get_zooms(), 2)
+    assert forecast(path, bundle, str(tmp_path / "o.nii"), PredictOptions(data=data)).shape == (46, 38, 34)
+
+
+def test_new_voxels_beside_an_old_header_are_no_reason_to_go_on(model, tmp_path):
+    _, bundle = model
+    scan, out = write_scan(tmp_path / "scan.mhd"), str(tmp_path / "out.h5")
+    with pytest.raises(KeyboardInterrupt):
+        predict_large(scan, bundle, out, TILED, StopsAfter(0.6))
+    (voxels,) = [path for path in io.files_of(Path(scan)) if path.suffix != ".mhd"]
+    os.utime(voxels, (1, 1))
+    assert predict_large(scan, bundle, out, TILED, Deaf()).planes_before == 0
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_a_dry_run_counts_the_tiles_that_prediction_runs(tmp_path, padding):
+    network = UNetConfig(encoder=((4,), (8,)), padding=padding)
+    bundle = drawn(network)
+    scan = write_scan(tmp_path / "scan.nii.gz", shape=(70, 60, 50))
+    choice = PredictOptions(max_memory_gb=0.49, preview=False)
+    found = forecast(scan, bundle, str(tmp_path / "out.nii.gz"), choice)
+    heard = Heard()
+    vol3d.predict(scan, bundle, tmp_path / "out.nii.gz", max_memory_gb=0.49, preview=False, listener=heard)
+    assert heard.total == pytest.approx(found.redundancy * 70 * 60 * 50)
+    assert found.redundancy > 1
 
 
 def test_arrays_and_program_are_counted_in_the_memory_of_prediction_at_once(model):
@@ -427,7 +517,7 @@ def test_a_forecast_tells_tiles_memory_and_time_and_writes_nothing(model, tmp_pa
     assert times[1] - times[0] == pytest.approx(0.01 * (found.tiles - once.tiles))
     started = forecast(scan, bundle, str(tmp_path / "out.h5"), TILED, starting=1000.0)
     assert 1000 < started.seconds < 1030
-    assert once.bytes > array_bytes(scan, bundle, Device("cpu"))
+    assert once.bytes > PROGRAM_BYTES + stored_bytes(scan, bundle)
 
 
 def test_a_forecast_in_parts_keeps_within_the_memory(model, tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from vol3d.io.blocks import BlockFile, block_file, forget_block_file
 from vol3d.io.boxes import HeldScan, StoredScan, opened_scan, reads_by_box
 from vol3d.io.budget import available_memory, resident_bytes
 from vol3d.io.digest import sha256
+from vol3d.io.itk_header import files_of
 from vol3d.io.names import default_output, find, is_volume, preview_path, split_name
 from vol3d.io.pairs import pair
 from vol3d.io.reading import info, read, read_labels, read_target, read_weights
@@ -30,6 +31,7 @@ __all__ = [
     "available_memory",
     "block_file",
     "default_output",
+    "files_of",
     "find",
     "forget_block_file",
     "info",

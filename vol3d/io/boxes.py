@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from vol3d.io import hdf5, voxels
 from vol3d.io.formats import format_of
-from vol3d.io.kinds import Location, choose_channel
+from vol3d.io.kinds import Location, Xform, choose_channel
 from vol3d.io.names import locate
 from vol3d.io.reading import read
 from vol3d.volume import Affine, Box, Volume
@@ -68,7 +68,7 @@ class StoredScan:
 
 
 class HeldScan:
-    """A scan of another format, read at once and kept as it is stored; handed out as `StoredScan` does."""
+    """A scan that is in memory as it was read; handed out as `StoredScan` does."""
 
     def __init__(self, volume: Volume) -> None:
         self._array = volume.array
@@ -94,13 +94,15 @@ def reads_by_box(path: str) -> bool:
 
 
 @contextmanager
-def opened_scan(path: str, *, channel: int | None = None, nan: float | None = None) -> Iterator[StoredScan | HeldScan]:
+def opened_scan(
+    path: str, *, channel: int | None = None, nan: float | None = None, xform: Xform | None = None
+) -> Iterator[StoredScan | HeldScan]:
     """A scan for reading box by box: a dataset of an HDF5 file, which stays open, or a file that is read at once.
 
     Raises what `read` raises.
     """
     if not reads_by_box(path):
-        yield HeldScan(read(path, channel=channel, nan=nan))
+        yield HeldScan(read(path, channel=channel, nan=nan, xform=xform))
         return
     location = locate(path, "raw")
     with hdf5.faults_named(location.name):

@@ -47,6 +47,17 @@ def require_whole(path: Path, name: str, budget: Budget) -> int:
     return promised
 
 
+def files_of(path: Path) -> list[Path]:
+    """The files that a volume is made of: itself, and of a MetaImage header the file beside it that has the voxels."""
+    if path.suffix.lower() != ".mhd":
+        return [path]
+    with path.open("rb") as file:
+        named = [
+            line.partition("=")[2].strip() for line in _lines(file, str(path)) if line.startswith("ElementDataFile")
+        ]
+    return [path, *(path.with_name(name) for name in named if name.upper() != "LOCAL")]
+
+
 def _nrrd(file: BinaryIO, name: str) -> tuple[int, ByteStream]:
     if not file.readline(16).startswith(b"NRRD000"):
         raise FileFormatError(f"{name} is not an NRRD file: its header is damaged or of another format.")

@@ -36,7 +36,10 @@ class ReadOptions:
 
 @dataclass(frozen=True, eq=False)
 class Facts:
-    """What the header alone says. shape: (X, Y, Z). problems: reasons for which reading would be refused."""
+    """What the header alone says. shape: (X, Y, Z). problems: reasons for which reading would be refused.
+
+    held: the dtype of the voxels once they are read, where it is another than the stored one.
+    """
 
     shape: tuple[int, int, int]
     channels: int
@@ -46,6 +49,7 @@ class Facts:
     forms: StoredForms | None = None
     attributes: dict[str, Any] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
+    held: str | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -57,7 +57,8 @@ def describe(location: Location) -> Facts:
     except GeometryError as error:
         problems = (str(error),)
     kind = header.dtype.newbyteorder("=").name
-    return Facts(header.shape, header.channels, kind, affine, "xyz", header.forms, attributes, problems)
+    held = _scaled_dtype(header).name if header.scaled else None
+    return Facts(header.shape, header.channels, kind, affine, "xyz", header.forms, attributes, problems, held)
 
 
 def _extra(header: NiftiHeader) -> int:

@@ -157,6 +157,8 @@ def _plain(facts: Facts) -> dict[str, Any]:
         "dtype": facts.dtype,
         "stored_order": facts.stored_order,
     }
+    if facts.held is not None:
+        plain["dtype_in_memory"] = facts.held
     if facts.affine is not None:
         spacing, codes = [float(v) for v in facts.affine.spacing], facts.affine.codes
         plain |= {"spacing_mm": spacing, "orientation": codes, "affine": facts.affine.matrix.tolist()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -66,6 +66,10 @@ class PreparedByBox:
     def undo(self) -> Undo:
         """The way back."""
         return Undo(self.source.shape, self.source.affine, self.orientation)
+
+    def without_samples(self) -> PreparedByBox:
+        """The same without what was `seen`, which may be as large as the scan."""
+        return replace(self, seen=self.seen[:, :0].copy())
 
     def read(self, box: Box) -> NDArray[np.float32]:
         """The prepared voxels of a box inside the volume, float32 (C, *box.size)."""

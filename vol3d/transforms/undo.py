@@ -48,7 +48,7 @@ class Undo:
         """
         result = np.empty(self.shape, dtype=np.uint8 if classes <= 256 else np.uint16)
         turned = self.orientation.apply(result)
-        for start, values in self._turned(slabs, classes):
+        for start, values in self._turned(slabs, classes, indices=self.regrid is None):
             found = values[0] if values.dtype.kind == "i" else _argmax(values, result.dtype)
             turned[start : start + values.shape[1]] = found
         return result
@@ -73,9 +73,11 @@ class Undo:
             )
         return self.orientation.undo(array)
 
-    def _turned(self, slabs: Iterable[Slab], classes: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    def _turned(
+        self, slabs: Iterable[Slab], classes: int, *, indices: bool = False
+    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """First plane and values (classes, x, Y, Z) of runs of planes on the turned grid, in ascending order."""
-        checked = self._checked(slabs, classes)
+        checked = self._checked(slabs, classes, indices=indices)
         if self.regrid is None:
             for slab in checked:
                 yield slab.start, slab.values
@@ -94,12 +96,12 @@ class Undo:
                     done += 1
                 before = plane
 
-    def _checked(self, slabs: Iterable[Slab], classes: int) -> Iterator[Slab]:
+    def _checked(self, slabs: Iterable[Slab], classes: int, *, indices: bool) -> Iterator[Slab]:
         planes, *across = self.prepared_shape
         at = 0
         for slab in slabs:
             lead, thick, *found = slab.values.shape
-            if slab.values.dtype.kind == "i" and lead == 1 and self.regrid is None:
+            if indices and slab.values.dtype.kind == "i" and lead == 1:
                 lead = classes  # the most probable of them
             if slab.start != at or lead != classes or found != across or at + thick > planes:
                 raise GeometryError(

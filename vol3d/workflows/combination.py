@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vol3d.metrics import Contingency, tempered
+from vol3d.metrics import tempered
 
 _SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 _POOL_WEIGHTS = (0.0, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 1.0)
@@ -50,17 +50,20 @@ def combination(
 def _scores(
     winner: NDArray[Any], classes: NDArray[Any], groups: NDArray[np.int64], outputs: int
 ) -> NDArray[np.float64]:
-    """Mean IoU of all voxels, then of all but those of each group that there is."""
+    """Mean IoU of all voxels, then of all but those of each group that there is; over the classes that are there."""
     at = (groups * outputs + classes) * outputs + winner
     tables = np.bincount(at, minlength=GROUPS * outputs**2).reshape(GROUPS, outputs, outputs)
     tables, total = tables[tables.any(axis=(1, 2))], tables.sum(axis=0)
-    return np.array([Contingency(total - left_out).mean_iou() for left_out in (np.zeros_like(total), *tables)])
+    kept = total - np.concatenate([np.zeros_like(total)[None], tables])
+    there, both = kept.sum(axis=2), np.diagonal(kept, axis1=1, axis2=2)
+    iou = both / np.maximum(there + kept.sum(axis=1) - both, 1)
+    found: NDArray[np.float64] = (iou * (there > 0)).sum(axis=1) / np.maximum((there > 0).sum(axis=1), 1)
+    return found
 
 
 def _tolerance(best: NDArray[np.float64], found: NDArray[np.float64]) -> float:
     """What a difference between two such scores may be by chance."""
     differences = (best - found)[1:]
-    differences = differences[np.isfinite(differences)]
     count = len(differences)
     if count < 2:
         return _AS_GOOD

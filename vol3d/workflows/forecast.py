@@ -18,19 +18,19 @@ from vol3d import io
 from vol3d.baselines.by_box import ByBox
 from vol3d.baselines.pixel_classifier import PixelClassifier, classify
 from vol3d.bundle import ModelBundle
-from vol3d.config import InferenceConfig
 from vol3d.inference.forward import Runner
 from vol3d.inference.tiles import Tile, TilePlan
 from vol3d.transforms import Preprocessing
 from vol3d.volume import Affine, Box, Volume
 from vol3d.workflows.allocator import freed_memory_kept
+from vol3d.workflows.at_once import array_bytes, plans_at_once, settings_at_once, stored_bytes
 from vol3d.workflows.device import Device, exact, memory_bytes, pick_device
-from vol3d.workflows.large import array_bytes, bytes_left, held_bytes, is_too_large, plan_in_parts
+from vol3d.workflows.large import bytes_left, gathered_bytes, held_bytes, is_too_large, plan_in_parts
 from vol3d.workflows.large_pixels import disk_bytes, largest_part, piece_bytes
 from vol3d.workflows.outputs import PredictOptions
 from vol3d.workflows.pixel_channels import classifying_bytes
 from vol3d.workflows.precision import require_precision
-from vol3d.workflows.tiling import PROGRAM_BYTES, gb_for_tiles, require_sight, tile_plans, trained_patch
+from vol3d.workflows.tiling import PROGRAM_BYTES
 
 Size = tuple[int, int, int]
 _MOST_RUNS, _TIMED_SECONDS = 9, 1.0
@@ -43,7 +43,7 @@ _UNPACKED_PER_SECOND, _READ_PER_SECOND = 2e8, 1e9  # bytes of a scan that is com
 class Forecast:
     """What is to be expected. bytes: peak memory of the process. seconds: of the command, on this machine, busy as now.
 
-    disk: bytes beside the output, for a while.
+    disk: bytes beside the output, for a while. started: whether starting the program is among the seconds.
     """
 
     name: str
@@ -56,18 +56,20 @@ class Forecast:
     seconds: float
     device: str
     disk: float = 0.0
+    started: bool = False
 
     def lines(self) -> list[str]:
         """For people."""
         size, tile = ("×".join(map(str, n)) for n in (self.shape, self.tile))
         way = "in parts" if self.in_parts else "at once"
         minutes = f"{self.seconds:.0f} s" if self.seconds < 100 else f"{self.seconds / 60:.0f} min"
+        beside = "starting included" if self.started else "beside starting"
         return [
             f"{self.name}: {size} voxels, {way}",
             f"tiles: {self.tiles} of {tile}, {self.redundancy:.2f} voxels through the network for each of the scan",
             f"memory: about {self.bytes / 1e9:.2g} GB"
             + (f"; on disk, for a while, {self.disk / 1e9:.2g} GB beside the output" if self.disk else ""),
-            f"time: about {minutes} on {self.device} in float32, starting included (one tile was timed)",
+            f"time: about {minutes} on {self.device} in float32, {beside} (one tile was timed)",
         ]
 
 
@@ -80,23 +82,23 @@ def forecast(scan: str, bundle: ModelBundle, output: str, choice: PredictOptions
     if choice.prune is not None:
         bundle = bundle.pruned(choice.prune)
     facts = io.info(scan)
-    if "affine" not in facts:
-        io.read(scan)  # tells what is wrong with it
+    if "affine" not in facts:  # reading tells what is wrong with it, or which of two affines holds
+        facts["affine"] = io.read(scan, channel=choice.data.channel, xform=choice.data.xform).affine.matrix
     device = exact(pick_device(choice.device))
     require_precision(bundle, choice, device)
     network = bundle.build(device.name)
     in_parts = is_too_large(scan, output, bundle, choice)
-    left = bytes_left(scan, choice, held_bytes(scan)) if in_parts else 0.0  # before a tile is run
+    left = bytes_left(scan, choice, held_bytes(scan, bundle)) if in_parts else 0.0  # before a tile is run
     affine = Affine(np.asarray(facts["affine"]))
     x, y, z = facts["shape"]
     shape = Preprocessing.from_json(bundle.preprocessing).shape_of(affine, (x, y, z))
+    arrays = stored_bytes(scan, bundle)
+    arrays = held_bytes(scan, bundle) if in_parts else array_bytes(arrays, (x, y, z), shape, bundle, choice, device)
     if in_parts:
         plans = plan_in_parts(network, shape, bundle, choice, device, left)
     else:
-        gb = gb_for_tiles(scan, array_bytes(scan, bundle, device), device, choice.max_memory_gb)
-        settings = InferenceConfig(tile=choice.tile, overlap=choice.overlap, max_memory_gb=gb)
-        patch = trained_patch(bundle)
-        plans = require_sight(tile_plans(network, shape, device, settings, bundle.task.planes, patch), patch, settings)
+        settings = settings_at_once(scan, arrays, choice, device)
+        plans = plans_at_once(network, shape, bundle, choice, device, settings)
     if choice.tta:
         plans = tuple(plan.flipped() for plan in plans)
     image = np.broadcast_to(np.float32(0), (bundle.network_channels, *shape))
@@ -109,7 +111,8 @@ def forecast(scan: str, bundle: ModelBundle, output: str, choice: PredictOptions
             later = first if len(plan.tiles) == 1 else _later_seconds(runner, tile, plan)
             seconds += first + later * (plan.voxels / tile.input.voxels - 1)
     disk, running = 0.0, max(plan.bytes for plan in plans)
-    arrays = held_bytes(scan) if in_parts else array_bytes(scan, bundle, device)
+    if in_parts:
+        running = max(running, gathered_bytes(scan, output, bundle))
     if bundle.classifier is not None:
         spacing = affine.orientation.apply_spacing(affine.spacing).tolist()
         if in_parts:
@@ -125,7 +128,6 @@ def forecast(scan: str, bundle: ModelBundle, output: str, choice: PredictOptions
     held = PROGRAM_BYTES + arrays + running
     if in_parts:
         held = min(held, memory_bytes(Device("cpu"), choice.max_memory_gb))
-    through = sum(plan.voxels for plan in plans)
     largest = max(plans, key=lambda plan: math.prod(plan.size))
     return Forecast(
         scan,
@@ -133,11 +135,12 @@ def forecast(scan: str, bundle: ModelBundle, output: str, choice: PredictOptions
         in_parts,
         largest.size,
         sum(len(plan.tiles) for plan in plans),
-        through / math.prod(shape),
+        sum(plan.voxels for plan in plans) / math.prod(shape),
         held,
         seconds,
         device.name,
         disk,
+        starting > 0,
     )
 
 

@@ -22,18 +22,19 @@ from vol3d.transforms import PreparedByBox, Preprocessing
 from vol3d.transforms.boxes import stored_box
 from vol3d.version import __version__
 from vol3d.volume import Affine, Box
+from vol3d.workflows.at_once import array_bytes, stored_bytes
 from vol3d.workflows.device import Device, exact, memory_bytes, pick_device
 from vol3d.workflows.large_pixels import with_channels
 from vol3d.workflows.listener import Listener
 from vol3d.workflows.outputs import PredictOptions
 from vol3d.workflows.precision import Trial, require_precision, tell_trial, tried
-from vol3d.workflows.predict import Prediction, held_twice, predict
+from vol3d.workflows.predict import Prediction, predict
 from vol3d.workflows.scan import as_learned, require_channels
 from vol3d.workflows.tiling import PLANNED_SHARE, PROGRAM_BYTES, require_sight, tile_plans, trained_patch
 from vol3d.workflows.unlike import intensities_unlike_training, unlike_training
 
 _WRITTEN_PLANES = 64  # at a time: what the chunks of an output hold
-_BESIDE_BYTES = 2.7e8  # HDF5's cache of chunks, a block that is read, one that is written
+_CACHED_BYTES, _BLOCK_BYTES = 1.7e8, 1e8  # HDF5's chunks and what is read of them; a block that is written
 _SMALL_BYTES = 1e8
 _TILE_BYTES = 2.5e8  # a modest one
 _PREVIEW_VOXELS = 4_000_000
@@ -50,17 +51,6 @@ class LargePrediction:
     preview: Path | None
     planes_before: int
     trial: Trial | None = None
-
-
-def array_bytes(scan: str, bundle: ModelBundle, device: Device) -> float:
-    """What a scan takes that is held in memory: as stored, if `held_twice` as the network sees it, and its labels."""
-    facts = io.info(scan)
-    if "shape" not in facts:  # reading it will tell why
-        return 0.0
-    voxels = float(math.prod(facts["shape"]))
-    stored = np.dtype(facts["dtype"]).itemsize * facts["channels"]
-    seen = 4.0 * bundle.network_channels if held_twice(bundle, device) else 0.0
-    return voxels * (stored + seen + 2.0)
 
 
 def _said_bytes(scan: str, bundle: ModelBundle) -> float:
@@ -85,12 +75,9 @@ def obstacle(bundle: ModelBundle, choice: PredictOptions) -> str | None:
     return next((f"{flag} is asked for" for flag, wanted in asked.items() if wanted), None)
 
 
-def held_bytes(scan: str) -> float:
-    """What a scan takes that is predicted box by box, as stored: nothing from HDF5, else all of it."""
-    if io.reads_by_box(scan):
-        return 0.0
-    facts = io.info(scan)
-    return float(math.prod(facts["shape"]) * facts["channels"] * np.dtype(facts["dtype"]).itemsize)
+def held_bytes(scan: str, bundle: ModelBundle) -> float:
+    """What a scan takes that is predicted box by box, as it is read: nothing from HDF5, else all of it."""
+    return 0.0 if io.reads_by_box(scan) else stored_bytes(scan, bundle)
 
 
 def gathered_bytes(scan: str, output: str, bundle: ModelBundle) -> float:
@@ -103,16 +90,17 @@ def gathered_bytes(scan: str, output: str, bundle: ModelBundle) -> float:
 def is_too_large(scan: str, output: str, bundle: ModelBundle, choice: PredictOptions) -> bool:
     """Whether a scan has to be predicted box by box, since it does not fit into the memory that is allowed, or free.
 
-    Beside the arrays the program and one modest tile are counted, and what a pixel classifier says; a small scan always
-    fits. Raises `ResourceError` where a scan has to be predicted so and cannot.
+    Beside the arrays the program and one modest tile are counted, and what a pixel classifier says; a small scan
+    is not worth it. Raises `ResourceError` where a scan has to be predicted so and cannot.
     """
-    arrays = array_bytes(scan, bundle, pick_device(choice.device))
+    shape = io.info(scan).get("shape", (0, 0, 0))
+    arrays = array_bytes(stored_bytes(scan, bundle), shape, shape, bundle, choice, pick_device(choice.device))
     needed = arrays + PROGRAM_BYTES + _TILE_BYTES + _said_bytes(scan, bundle)
     allowed = io.available_memory() if choice.max_memory_gb is None else 1e9 * choice.max_memory_gb
     if arrays < _SMALL_BYTES or needed <= allowed:
         return False
-    why, held, gathered = obstacle(bundle, choice), held_bytes(scan), gathered_bytes(scan, output, bundle)
-    in_parts = PROGRAM_BYTES + held + max(_TILE_BYTES, gathered)
+    why, held, gathered = obstacle(bundle, choice), held_bytes(scan, bundle), gathered_bytes(scan, output, bundle)
+    in_parts = PROGRAM_BYTES + held + (_beside_bytes(scan) + max(_TILE_BYTES, gathered)) / PLANNED_SHARE
     if why is None and held + gathered and in_parts > allowed:
         why = f"that still takes {in_parts / 1e9:.2g} GB, since the scan or the output is no HDF5 file"
     if why is None:
@@ -147,7 +135,7 @@ def predict_large(
         bundle = bundle.pruned(choice.prune)
     network = bundle.build(device.name)
     reading = as_learned(scan, choice.data, bundle, tell)
-    with io.opened_scan(scan, channel=reading.channel, nan=reading.nan) as source:
+    with io.opened_scan(scan, channel=reading.channel, nan=reading.nan, xform=reading.xform) as source:
         require_channels(source.name, source.channels, bundle)
         prepared = Preprocessing.from_json(bundle.preprocessing).apply_by_box(source)
         if prepared is None:
@@ -218,25 +206,29 @@ def bytes_left(name: str, choice: PredictOptions, held: float = 0.0) -> float:
     name: of the scan; raises `ResourceError` for nothing.
     """
     allowed, taken = memory_bytes(Device("cpu"), choice.max_memory_gb), io.resident_bytes() + held
-    left = PLANNED_SHARE * (allowed - taken) - _BESIDE_BYTES
+    left = PLANNED_SHARE * (allowed - taken) - _beside_bytes(name)
     if left <= 0:
         raise ResourceError(
-            f"{name}: {allowed / 1e9:.2g} GB are less than the program itself takes "
-            f"({(taken + _BESIDE_BYTES / PLANNED_SHARE) / 1e9:.2g} GB). Allow more with --max-memory."
+            f"{name}: {allowed / 1e9:.2g} GB are less than the program itself takes, with what it holds of the scan "
+            f"({(taken + _beside_bytes(name) / PLANNED_SHARE) / 1e9:.2g} GB). Allow more with --max-memory."
         )
     return left
+
+
+def _beside_bytes(scan: str) -> float:
+    """What reading and writing box by box take."""
+    return _CACHED_BYTES + _BLOCK_BYTES if io.reads_by_box(scan) else _BLOCK_BYTES
 
 
 def _key(scan: str, bundle: ModelBundle, choice: PredictOptions) -> str:
     """Of all that the labels depend on but the precision: the scan's file, the model, and how it is used."""
     header = bundle.header()
     path, dataset = io.split_name(scan)
-    state = path.stat()
+    states = [part.stat() for part in io.files_of(path)]
     told = [
         str(path.resolve()),
         dataset,
-        state.st_size,
-        state.st_mtime_ns,
+        [(state.st_size, state.st_mtime_ns) for state in states],
         header,
         choice.data.model_dump(mode="json"),
         choice.tta,

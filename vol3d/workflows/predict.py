@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from vol3d import inference, io
 from vol3d.bundle import ModelBundle
-from vol3d.config import InferenceConfig
 from vol3d.errors import ConfigError, ResourceError
 from vol3d.report import preview_png
 from vol3d.transforms import PreparedByBox, PreparedImage, Preprocessing
 from vol3d.volume import LabelTable, Slab, Volume
 from vol3d.workflows.allocator import keeps_freed_memory
+from vol3d.workflows.at_once import OBJECT_VOLUMES, array_bytes, held_twice, plans_at_once, settings_at_once
 from vol3d.workflows.device import Device, exact, memory_bytes, pick_device
 from vol3d.workflows.drawn import Drawn, find_drawn, with_drawn, write_provenance
 from vol3d.workflows.listener import Listener, Quiet
@@ -29,12 +29,8 @@ from vol3d.workflows.pixel_channels import prepare
 from vol3d.workflows.precision import Trial, require_precision, tell_trial, tried
 from vol3d.workflows.scan import read_scan
 from vol3d.workflows.sources import Source, Spacing
-from vol3d.workflows.tiling import gb_for_tiles, require_sight, tile_plans, trained_patch
 from vol3d.workflows.uncertainty import UncertainPass, require_probabilities, write_uncertainty
 from vol3d.workflows.unlike import intensities_unlike_training, unlike_training
-
-_LABEL_BYTES = 2  # per voxel, while labels are made and written
-_OBJECT_VOLUMES = 10  # float32 volumes beside the probabilities, measured
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,15 +113,10 @@ def _prepared(
 
     A GPU would wait for that.
     """
-    if held_twice(bundle, device) or choice.uncertainty:
+    if held_twice(bundle, choice, device):
         return prepare(volume, bundle)
     found = Preprocessing.from_json(bundle.preprocessing).apply_by_box(io.HeldScan(volume))
-    return prepare(volume, bundle) if found is None else found
-
-
-def held_twice(bundle: ModelBundle, device: Device) -> bool:
-    """Whether a scan is prepared as a whole: for a pixel classifier, on another grid, or for a GPU."""
-    return bundle.classifier is not None or bundle.preprocessing.get("spacing_mm") is not None or device.is_gpu
+    return prepare(volume, bundle) if found is None else found.without_samples()
 
 
 def _answers(
@@ -139,19 +130,14 @@ def _answers(
 ) -> tuple[Outcome, Trial | None]:
     """What the network makes of a prepared scan (where it is unsure, if that is asked for); how its precision did."""
     image = prepared.array if isinstance(prepared, PreparedImage) else prepared
-    held = 0 if isinstance(image, PreparedByBox) else image.nbytes
-    arrays = volume.array.nbytes + held + _LABEL_BYTES * math.prod(volume.shape)
-    left = gb_for_tiles(volume.name, arrays, device, choice.max_memory_gb)
-    tiling = InferenceConfig(tile=choice.tile, overlap=choice.overlap, max_memory_gb=left)
+    _, x, y, z = image.shape
+    arrays = array_bytes(volume.array.nbytes, volume.shape, (x, y, z), bundle, choice, device)
+    tiling = settings_at_once(volume.name, arrays, choice, device)
     if choice.uncertainty and isinstance(prepared, PreparedImage):
         unsure = UncertainPass([(bundle, network)], prepared, device, tiling, tell)
         found = outcome(bundle, unsure.slabs, prepared.undo, volume, probabilities=choice.probabilities)
         return replace(found, uncertainty=unsure.maps(prepared.undo)), None
-    _, x, y, z = image.shape
-    patch = trained_patch(bundle)
-    alone = bundle.task.kind == "semantic" and not (choice.probabilities or choice.tta or prepared.undo.regrid)
-    plans = tile_plans(network, (x, y, z), device, tiling, bundle.task.planes, patch, indices=alone)
-    plans = require_sight(plans, patch, tiling)
+    plans = plans_at_once(network, (x, y, z), bundle, choice, device, tiling)
     names = bundle.labels.names
     quicker, precision, trial = tried(network, image, plans, choice.precision, device, names)
     tell_trial(trial, volume.name, tell)
@@ -187,7 +173,7 @@ def require_memory(volume: Volume, bundle: ModelBundle, choice: PredictOptions) 
     """
     if bundle.task.scheme is None:
         return
-    needed = 4.0 * math.prod(volume.shape) * (len(bundle.labels) + _OBJECT_VOLUMES)
+    needed = 4.0 * math.prod(volume.shape) * (len(bundle.labels) + OBJECT_VOLUMES)
     allowed = memory_bytes(Device("cpu"), choice.max_memory_gb)
     if needed > allowed:
         raise ResourceError(
