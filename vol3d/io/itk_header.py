@@ -52,10 +52,9 @@ def files_of(path: Path) -> list[Path]:
     if path.suffix.lower() != ".mhd":
         return [path]
     with path.open("rb") as file:
-        named = [
-            line.partition("=")[2].strip() for line in _lines(file, str(path)) if line.startswith("ElementDataFile")
-        ]
-    return [path, *(path.with_name(name) for name in named if name.upper() != "LOCAL")]
+        fields = (line.partition("=") for line in _lines(file, str(path)))
+        where = next((value.strip() for key, _, value in fields if key.strip() == "ElementDataFile"), "LOCAL")
+    return [path] if where.upper() == "LOCAL" else [path, path.with_name(where)]
 
 
 def _nrrd(file: BinaryIO, name: str) -> tuple[int, ByteStream]:
