@@ -110,7 +110,7 @@ def forecast(scan: str, bundle: ModelBundle, output: str, choice: PredictOptions
             first = _seconds(runner, tile, plan)
             later = first if len(plan.tiles) == 1 else _later_seconds(runner, tile, plan)
             seconds += first + later * (plan.voxels / tile.input.voxels - 1)
-    disk, running = 0.0, max(plan.bytes for plan in plans)
+    disk, running = 0.0, _together(plans)
     if in_parts:
         running = max(running, gathered_bytes(scan, output, bundle))
     if bundle.classifier is not None:
@@ -142,6 +142,12 @@ def forecast(scan: str, bundle: ModelBundle, output: str, choice: PredictOptions
         disk,
         starting > 0,
     )
+
+
+def _together(plans: Sequence[TilePlan]) -> float:
+    """Bytes that plans take which run by turns: the largest tile, and the unfinished planes of all of them."""
+    waiting = [float(plan.budget.buffer_bytes(plan.thickness, plan.axes)) for plan in plans]
+    return sum(waiting) + max(plan.bytes - planes for plan, planes in zip(plans, waiting, strict=True))
 
 
 def _preparing(scan: str, facts: dict[str, Any], bundle: ModelBundle) -> float:

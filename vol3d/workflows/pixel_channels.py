@@ -27,6 +27,7 @@ from vol3d.workflows.case import Case
 _FEW_CLASSES = 8
 _MOST_ANSWERS = 2**27  # classes times voxels, where there are more: minutes, and gigabytes
 _KEPT_SHARE = 0.25  # of the memory that is free
+_WORK_BYTES = 150.0  # a voxel, while what is coarse is made; measured on two volumes
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +132,7 @@ def classifying_bytes(classifier: PixelClassifier, shape: tuple[int, int, int]) 
     voxels = float(math.prod(shape))
     features = 4.0 * classifier.recipe.count(classifier.channels) * voxels
     kept = features if features <= kept_bytes() / 2 else 0.0
-    return kept + 2 * SLAB_BYTES + 8.0 * classifier.classes * voxels
+    return kept + 2 * min(SLAB_BYTES, features) + (_WORK_BYTES + 8.0 * classifier.classes) * voxels
 
 
 def kept_bytes() -> float:
