@@ -6,15 +6,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from workflow_parts import drawn_bundle
 
 from vol3d import io
-from vol3d.bundle import ModelBundle
 from vol3d.config import InferenceConfig, UNetConfig
 from vol3d.errors import GeometryError, ModelError, ResourceError
 from vol3d.inference import bytes_per_voxel, plan_for, predict_axes, predict_slabs
 from vol3d.networks import build
-from vol3d.transforms import Preprocessing, Undo
-from vol3d.volume import Affine, LabelTable, Slab, Volume
+from vol3d.transforms import Undo
+from vol3d.volume import Affine, Slab, Volume
 from vol3d.workflows.device import Device
 from vol3d.workflows.large import predict_large
 from vol3d.workflows.listener import Quiet
@@ -84,22 +84,7 @@ def test_blended_tiles_and_flips_need_values():
 
 def test_a_scan_in_parts_gets_the_labels_of_the_whole(tmp_path):
     network = UNetConfig(encoder=((3,), (4,)), padding="valid")
-    bundle = ModelBundle(
-        network=network,
-        in_channels=1,
-        weights=valid_network(3).state_dict(),
-        preprocessing=Preprocessing().to_json(),
-        labels=LabelTable.from_codes([0, 7, 300]),
-        statistics="running",
-        training_range={
-            "spacing_mm": {"minimum": [1.0] * 3, "maximum": [1.0] * 3},
-            "orientations": ["RAS"],
-            "intensities": [{"p1": -3.0, "p99": 3.0}],
-            "channel": None,
-            "patch": None,
-        },
-        provenance={},
-    )
+    bundle = drawn_bundle(network, valid_network(3).state_dict(), codes=(0, 7, 300))
     whole = Volume(scan((40, 33, 35)), Affine.from_spacing((1.0, 1.0, 1.0)), "scan")
     io.write_image(str(tmp_path / "scan.h5"), whole.array, whole)
     for tta in (False, True):

@@ -14,14 +14,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_transforms_preprocess import ORIENTATIONS, oblique, stored
-from workflow_parts import TINY, UNLABELED, balls, painted
+from workflow_parts import TINY, UNLABELED, balls, drawn_bundle, painted
 
 import vol3d
 from vol3d import io
 from vol3d.baselines.by_box import ByBox
 from vol3d.baselines.features import Recipe
 from vol3d.baselines.pixel_classifier import PixelClassifier
-from vol3d.bundle import ModelBundle
 from vol3d.cli.main import main
 from vol3d.config import UNetConfig
 from vol3d.errors import FileFormatError, GeometryError, ResourceError
@@ -29,7 +28,7 @@ from vol3d.networks import build
 from vol3d.transforms import Preprocessing, crop
 from vol3d.transforms.boxes import strided
 from vol3d.transforms.crop import crop_read
-from vol3d.volume import Affine, Box, LabelTable, Volume
+from vol3d.volume import Affine, Box, Volume
 from vol3d.workflows.at_once import array_bytes, stored_bytes
 from vol3d.workflows.device import Device
 from vol3d.workflows.forecast import _classifying, _classifying_in_parts, _noise, forecast
@@ -79,26 +78,6 @@ class Heard(Deaf):
     def progress(self, what, _done, total, _fields):
         if what == "predicting":
             self.total = total
-
-
-def drawn(network):
-    """A model of drawn weights, for one channel and two classes."""
-    return ModelBundle(
-        network=network,
-        in_channels=1,
-        weights=build(network, 1, 2, generator=torch.Generator().manual_seed(0)).state_dict(),
-        preprocessing=Preprocessing().to_json(),
-        labels=LabelTable.from_codes([0, 1]),
-        statistics="running",
-        training_range={
-            "spacing_mm": {"minimum": [1.0] * 3, "maximum": [1.0] * 3},
-            "orientations": ["RAS"],
-            "intensities": [{"p1": -9.0, "p99": 9.0}],
-            "channel": None,
-            "patch": [16, 16, 16] if network.padding == "same" else None,
-        },
-        provenance={},
-    )
 
 
 class Fake:
@@ -153,6 +132,17 @@ def test_resampling_needs_the_whole_scan():
     assert Preprocessing(spacing_mm=(2.0, 2.0, 2.0)).apply_by_box(Fake(array, oblique(), (2, 2, 2))) is None
 
 
+def require_alike(found, expected):
+    """The files of two predictions, in parts and at once, have the same labels, grid and names; there is a picture."""
+    parts, whole = (io.read_labels(prediction.path) for prediction in (found, expected))
+    assert np.array_equal(parts.array, whole.array)
+    assert np.array_equal(parts.array[0], expected.codes)
+    assert 0 < parts.array.mean() < 1
+    assert np.allclose(parts.affine.matrix, whole.affine.matrix)
+    assert parts.attributes["class_names"] == whole.attributes["class_names"]
+    assert found.preview.is_file()
+
+
 @pytest.mark.parametrize(
     ("dtype", "affine", "tta"),
     [
@@ -170,13 +160,7 @@ def test_labels_are_those_of_the_scan_predicted_at_once(model, tmp_path, dtype, 
     expected = vol3d.predict(scan, path, tmp_path / "whole.h5", tile=(16, 16, 16), tta=tta, listener=Deaf())
     found = predict_large(scan, bundle, str(tmp_path / "parts.h5"), choice, Deaf())
     assert found.planes_before == 0
-    parts, whole = (io.read_labels(str(tmp_path / f"{name}.h5:label")) for name in ("parts", "whole"))
-    assert np.array_equal(parts.array, whole.array)
-    assert np.array_equal(parts.array[0], expected.codes)
-    assert 0 < parts.array.mean() < 1
-    assert np.allclose(parts.affine.matrix, whole.affine.matrix)
-    assert parts.attributes["class_names"] == whole.attributes["class_names"]
-    assert found.preview.is_file()
+    require_alike(found, expected)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == [
         "parts.h5", "parts.png", "scan.h5", "whole.h5", "whole.png"
     ]  # fmt: skip
@@ -195,13 +179,7 @@ def test_any_kind_of_file_goes_in_parts(model, tmp_path, scan, output):
     assert not (tmp_path / output).exists()
     found = predict_large(scan, bundle, str(tmp_path / output), TILED, Deaf())
     assert found.planes_before >= 10
-    parts, once = (io.read_labels(str(tmp_path / name)) for name in (output, whole))
-    assert np.array_equal(parts.array, once.array)
-    assert np.array_equal(parts.array[0], expected.codes)
-    assert 0 < parts.array.mean() < 1
-    assert np.allclose(parts.affine.matrix, once.affine.matrix)
-    assert parts.attributes["class_names"] == once.attributes["class_names"]
-    assert found.preview.is_file()
+    require_alike(found, expected)
     assert not list(tmp_path.glob(".*"))
 
 
@@ -424,14 +402,17 @@ def test_what_a_scan_takes_at_once_is_counted_before_it_is_read(model, tmp_path)
     voxels, cpu = 46 * 38 * 34, Device("cpu")
 
     def taken(device=cpu, **choice):
-        return array_bytes(stored_bytes(scan, bundle), shape, shape, bundle, PredictOptions(**choice), device) / voxels
+        return (
+            array_bytes(stored_bytes(io.info(scan), bundle), shape, shape, bundle, PredictOptions(**choice), device)
+            / voxels
+        )
 
     assert taken() == 1 + 2
     assert taken(Device("cuda:0")) == 1 + 4 + 2
     assert taken(probabilities=True) == 1 + 2 + 8
     assert taken(uncertainty=True) == 1 + 4 + 2 + 16
-    assert held_bytes(scan, bundle) == gathered_bytes(scan, "out.h5", bundle) == 0
-    assert gathered_bytes(scan, "out.nrrd", bundle) == 2 * voxels
+    assert held_bytes(scan, io.info(scan), bundle) == gathered_bytes(shape, "out.h5", bundle) == 0
+    assert gathered_bytes(shape, "out.nrrd", bundle) == 2 * voxels
 
 
 @pytest.mark.parametrize("kind", ["as it is", "scaled", "channels"])
@@ -444,7 +425,7 @@ def test_what_a_nifti_file_takes_is_told_by_its_header(model, tmp_path, kind):
     nibabel.save(scan, tmp_path / "scan.nii.gz")
     path = str(tmp_path / "scan.nii.gz")
     read = io.read(path, channel=1 if kind == "channels" else None)
-    assert held_bytes(path, bundle) == stored_bytes(path, bundle) == read.array.nbytes
+    assert held_bytes(path, io.info(path), bundle) == stored_bytes(io.info(path), bundle) == read.array.nbytes
     assert read.array.itemsize > 2 if kind == "scaled" else read.array.itemsize == 2
 
 
@@ -476,7 +457,8 @@ def test_new_voxels_beside_an_old_header_are_no_reason_to_go_on(model, tmp_path)
 @pytest.mark.parametrize("padding", ["same", "valid"])
 def test_a_dry_run_counts_the_tiles_that_prediction_runs(tmp_path, padding):
     network = UNetConfig(encoder=((4,), (8,)), padding=padding)
-    bundle = drawn(network)
+    weights = build(network, 1, 2, generator=torch.Generator().manual_seed(0)).state_dict()
+    bundle = drawn_bundle(network, weights, patch=[16, 16, 16] if padding == "same" else None)
     scan = write_scan(tmp_path / "scan.nii.gz", shape=(70, 60, 50))
     choice = PredictOptions(max_memory_gb=0.49, preview=False)
     found = forecast(scan, bundle, str(tmp_path / "out.nii.gz"), choice)
@@ -519,7 +501,7 @@ def test_a_forecast_tells_tiles_memory_and_time_and_writes_nothing(model, tmp_pa
     assert times[1] - times[0] == pytest.approx(0.01 * (found.tiles - once.tiles))
     started = forecast(scan, bundle, str(tmp_path / "out.h5"), TILED, starting=1000.0)
     assert 1000 < started.seconds < 1030
-    assert once.bytes > PROGRAM_BYTES + stored_bytes(scan, bundle)
+    assert once.bytes > PROGRAM_BYTES + stored_bytes(io.info(scan), bundle)
 
 
 def test_a_forecast_in_parts_keeps_within_the_memory(model, tmp_path, monkeypatch):

@@ -6,7 +6,9 @@ import numpy as np
 import yaml
 
 from vol3d import io
-from vol3d.volume import Affine, Volume
+from vol3d.bundle import ModelBundle
+from vol3d.transforms import Preprocessing
+from vol3d.volume import Affine, LabelTable, Volume
 
 TINY = {
     "network": {"encoder": [[4, 4], [8, 8]]},
@@ -36,6 +38,26 @@ def painted(classes, count=3):
             where = (slice(None),) * axis + (index,)
             sparse[where] = classes[where]
     return sparse
+
+
+def drawn_bundle(network, weights, codes=(0, 1), patch=None) -> ModelBundle:
+    """A model that nobody trained, for one channel of 1 mm with intensities from -9 to 9. weights: of its network."""
+    return ModelBundle(
+        network=network,
+        in_channels=1,
+        weights=weights,
+        preprocessing=Preprocessing().to_json(),
+        labels=LabelTable.from_codes(list(codes)),
+        statistics="running",
+        training_range={
+            "spacing_mm": {"minimum": [1.0] * 3, "maximum": [1.0] * 3},
+            "orientations": ["RAS"],
+            "intensities": [{"p1": -9.0, "p99": 9.0}],
+            "channel": None,
+            "patch": patch,
+        },
+        provenance={},
+    )
 
 
 def write_case(folder: Path, name="scan", seed=0, affine=None, suffix=".nii.gz"):

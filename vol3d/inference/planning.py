@@ -41,8 +41,8 @@ def plan_tiles(  # noqa: PLR0913  every fact the plan is made from, by its name
     planes as fit, one of three sizes belongs to X, Y and Z. smallest: the network's smallest input; `tile` or `patch`
     tell that of a valid network as well, a same-padded one is taken to accept its stride. sight: what a tile of a
     same-padded network should see along its axes, twice as much if memory allows: of such tiles those are taken with
-    which the fewest voxels go through it; None: the largest that fit. indices: only the most
-    probable class of a voxel is wanted, see `predict_slabs`; where tiles are blended this changes nothing.
+    which the fewest voxels go through it; None: the largest that fit. indices: only the most probable class of a voxel
+    is wanted, see `predict_slabs`; where tiles are blended this changes nothing.
     memory_bytes, bytes_per_voxel, host_memory_bytes, most_voxels: see `Budget`.
 
     Raises `ModelError` for sizes the network cannot take, `ResourceError` where memory is too small for any tile.

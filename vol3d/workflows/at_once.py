@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from vol3d import io
 from vol3d.bundle import ModelBundle
 from vol3d.config import InferenceConfig
 from vol3d.inference import TilePlan
@@ -26,9 +26,8 @@ def held_twice(bundle: ModelBundle, choice: PredictOptions, device: Device) -> b
     return bundle.classifier is not None or resampled or choice.uncertainty or device.is_gpu
 
 
-def stored_bytes(scan: str, bundle: ModelBundle) -> float:
-    """What the channels of a scan take that a model sees, as they are read; by the header."""
-    facts = io.info(scan)
+def stored_bytes(facts: Mapping[str, Any], bundle: ModelBundle) -> float:
+    """What the channels of a scan take that a model sees, as they are read. facts: of `io.info`."""
     if "shape" not in facts:  # reading it will tell why
         return 0.0
     kind = np.dtype(facts.get("dtype_in_memory", facts["dtype"]))

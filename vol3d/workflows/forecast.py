@@ -88,15 +88,15 @@ def forecast(scan: str, bundle: ModelBundle, output: str, choice: PredictOptions
     require_precision(bundle, choice, device)
     network = bundle.build(device.name)
     in_parts = is_too_large(scan, output, bundle, choice)
-    left = bytes_left(scan, choice, held_bytes(scan, bundle)) if in_parts else 0.0  # before a tile is run
+    left = bytes_left(scan, choice, held_bytes(scan, facts, bundle)) if in_parts else 0.0  # before a tile is run
     affine = Affine(np.asarray(facts["affine"]))
     x, y, z = facts["shape"]
     shape = Preprocessing.from_json(bundle.preprocessing).shape_of(affine, (x, y, z))
-    arrays = stored_bytes(scan, bundle)
-    arrays = held_bytes(scan, bundle) if in_parts else array_bytes(arrays, (x, y, z), shape, bundle, choice, device)
     if in_parts:
+        arrays = held_bytes(scan, facts, bundle)
         plans = plan_in_parts(network, shape, bundle, choice, device, left)
     else:
+        arrays = array_bytes(stored_bytes(facts, bundle), (x, y, z), shape, bundle, choice, device)
         settings = settings_at_once(scan, arrays, choice, device)
         plans = plans_at_once(network, shape, bundle, choice, device, settings)
     if choice.tta:
@@ -112,7 +112,7 @@ def forecast(scan: str, bundle: ModelBundle, output: str, choice: PredictOptions
             seconds += first + later * (plan.voxels / tile.input.voxels - 1)
     disk, running = 0.0, _together(plans)
     if in_parts:
-        running = max(running, gathered_bytes(scan, output, bundle))
+        running = max(running, gathered_bytes((x, y, z), output, bundle))
     if bundle.classifier is not None:
         spacing = affine.orientation.apply_spacing(affine.spacing).tolist()
         if in_parts:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,11 +53,9 @@ class LargePrediction:
     trial: Trial | None = None
 
 
-def _said_bytes(scan: str, bundle: ModelBundle) -> float:
+def _said_bytes(shape: tuple[int, int, int], bundle: ModelBundle) -> float:
     """What both stages of a pixel classifier say of a scan that is held in memory."""
-    if bundle.classifier is None:
-        return 0.0
-    return 8.0 * bundle.classifier.classes * math.prod(io.info(scan).get("shape", (0,)))
+    return 0.0 if bundle.classifier is None else 8.0 * bundle.classifier.classes * math.prod(shape)
 
 
 def obstacle(bundle: ModelBundle, choice: PredictOptions) -> str | None:
@@ -75,31 +73,34 @@ def obstacle(bundle: ModelBundle, choice: PredictOptions) -> str | None:
     return next((f"{flag} is asked for" for flag, wanted in asked.items() if wanted), None)
 
 
-def held_bytes(scan: str, bundle: ModelBundle) -> float:
-    """What a scan takes that is predicted box by box, as it is read: nothing from HDF5, else all of it."""
-    return 0.0 if io.reads_by_box(scan) else stored_bytes(scan, bundle)
+def held_bytes(scan: str, facts: Mapping[str, Any], bundle: ModelBundle) -> float:
+    """What a scan takes that is predicted box by box, as it is read: nothing from HDF5, else all of it.
+
+    facts: of `io.info`.
+    """
+    return 0.0 if io.reads_by_box(scan) else stored_bytes(facts, bundle)
 
 
-def gathered_bytes(scan: str, output: str, bundle: ModelBundle) -> float:
-    """What the labels of such a scan take while they are written: nothing into HDF5, else all of them, twice."""
-    if io.reads_by_box(output):
-        return 0.0
-    return 2.0 * math.prod(io.info(scan)["shape"]) * bundle.labels.code_dtype.itemsize
+def gathered_bytes(shape: tuple[int, int, int], output: str, bundle: ModelBundle) -> float:
+    """What labels take while they are written: nothing into HDF5, else all of them, twice."""
+    return 0.0 if io.reads_by_box(output) else 2.0 * math.prod(shape) * bundle.labels.code_dtype.itemsize
 
 
 def is_too_large(scan: str, output: str, bundle: ModelBundle, choice: PredictOptions) -> bool:
     """Whether a scan has to be predicted box by box, since it does not fit into the memory that is allowed, or free.
 
-    Beside the arrays the program and one modest tile are counted, and what a pixel classifier says; a small scan
-    is not worth it. Raises `ResourceError` where a scan has to be predicted so and cannot.
+    Beside the arrays the program and one modest tile are counted, and what a pixel classifier says; a small scan is
+    not worth it. Raises `ResourceError` where a scan has to be predicted so and cannot.
     """
-    shape = io.info(scan).get("shape", (0, 0, 0))
-    arrays = array_bytes(stored_bytes(scan, bundle), shape, shape, bundle, choice, pick_device(choice.device))
-    needed = arrays + PROGRAM_BYTES + _TILE_BYTES + _said_bytes(scan, bundle)
+    facts = io.info(scan)
+    shape = facts.get("shape", (0, 0, 0))
+    arrays = array_bytes(stored_bytes(facts, bundle), shape, shape, bundle, choice, pick_device(choice.device))
+    needed = arrays + PROGRAM_BYTES + _TILE_BYTES + _said_bytes(shape, bundle)
     allowed = io.available_memory() if choice.max_memory_gb is None else 1e9 * choice.max_memory_gb
     if arrays < _SMALL_BYTES or needed <= allowed:
         return False
-    why, held, gathered = obstacle(bundle, choice), held_bytes(scan, bundle), gathered_bytes(scan, output, bundle)
+    why, held = obstacle(bundle, choice), held_bytes(scan, facts, bundle)
+    gathered = gathered_bytes(shape, output, bundle)
     in_parts = PROGRAM_BYTES + held + (_beside_bytes(scan) + max(_TILE_BYTES, gathered)) / PLANNED_SHARE
     if why is None and held + gathered and in_parts > allowed:
         why = f"that still takes {in_parts / 1e9:.2g} GB, since the scan or the output is no HDF5 file"

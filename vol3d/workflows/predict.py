@@ -113,9 +113,9 @@ def _prepared(
 
     A GPU would wait for that.
     """
-    if held_twice(bundle, choice, device):
-        return prepare(volume, bundle)
-    found = Preprocessing.from_json(bundle.preprocessing).apply_by_box(io.HeldScan(volume))
+    found = None
+    if not held_twice(bundle, choice, device):
+        found = Preprocessing.from_json(bundle.preprocessing).apply_by_box(io.HeldScan(volume))
     return prepare(volume, bundle) if found is None else found.without_samples()
 
 
@@ -133,7 +133,9 @@ def _answers(
     _, x, y, z = image.shape
     arrays = array_bytes(volume.array.nbytes, volume.shape, (x, y, z), bundle, choice, device)
     tiling = settings_at_once(volume.name, arrays, choice, device)
-    if choice.uncertainty and isinstance(prepared, PreparedImage):
+    if choice.uncertainty:
+        if not isinstance(prepared, PreparedImage):
+            raise AssertionError("for uncertainty a scan is prepared as a whole")
         unsure = UncertainPass([(bundle, network)], prepared, device, tiling, tell)
         found = outcome(bundle, unsure.slabs, prepared.undo, volume, probabilities=choice.probabilities)
         return replace(found, uncertainty=unsure.maps(prepared.undo)), None
