@@ -196,7 +196,7 @@ def test_only_masked_voxels_are_learned_from():
 
 
 def test_of_many_voxels_the_rare_class_is_kept_and_stands_for_itself(monkeypatch):
-    monkeypatch.setattr("vol3d.baselines.perceptrons._MOST_VOXELS", 400)
+    monkeypatch.setattr("vol3d.baselines.perceptrons.MOST_VOXELS", 400)
     classes = np.zeros((20, 20, 20), dtype=np.uint8)
     classes[:3, :3, :3] = 1
     labels = SparseLabels(classes, np.ones(classes.shape, bool), Affine.from_spacing(ISOTROPIC))

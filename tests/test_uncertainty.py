@@ -328,14 +328,14 @@ def volume(shape=(26, 24, 22), turned=True):
 def test_labels_and_uncertainty_come_from_one_pass(spacing_mm, dimensions):
     model, given = bundle(dimensions, spacing_mm=spacing_mm, temperature=1.5), volume()
     image = Preprocessing.from_json(model.preprocessing).apply(given)
-    labels, maps = labels_and_uncertainty(model, image, CPU, InferenceConfig(), Quiet())
+    labels, maps = labels_and_uncertainty(model, image.array, image.undo, CPU, InferenceConfig(), Quiet())
     assert labels.shape == given.shape
     assert maps.shape == (2, *given.shape)
     assert maps.dtype == np.float32
     assert ((maps >= 0) & (maps <= 1)).all()
     assert (maps[1] <= maps[0] + 1e-5).all()
     assert maps[1].max() > 1e-4
-    found = UncertainPass([(model, model.build())], image, CPU, InferenceConfig(), Quiet())
+    found = UncertainPass([(model, model.build())], image.array, CPU, InferenceConfig(), Quiet())
     shares = image.undo.probabilities(found.slabs(), 2)
     np.testing.assert_array_equal(labels, shares.argmax(axis=0))
     np.testing.assert_array_equal(found.maps(image.undo), maps)
@@ -346,7 +346,7 @@ def test_labels_and_uncertainty_come_from_one_pass(spacing_mm, dimensions):
 def test_outcomes_take_their_probabilities_from_the_same_pass():
     model, given = bundle(), volume()
     image = Preprocessing.from_json(model.preprocessing).apply(given)
-    found = UncertainPass([(model, model.build())], image, CPU, InferenceConfig(), Quiet())
+    found = UncertainPass([(model, model.build())], image.array, CPU, InferenceConfig(), Quiet())
     with pytest.raises(GeometryError, match="slabs over all"):
         found.maps(image.undo)
     made = outcome(model, found.slabs, image.undo, given, probabilities=True)
@@ -363,21 +363,21 @@ def test_several_models_are_members():
     models, given = [bundle(seed=0), bundle(seed=1, temperature=2.0)], volume(turned=False)
     image = Preprocessing.from_json(models[0].preprocessing).apply(given)
     pairs = [(model, model.build()) for model in models]
-    both = UncertainPass(pairs, image, CPU, InferenceConfig(), Quiet(), flip_axes=())
+    both = UncertainPass(pairs, image.array, CPU, InferenceConfig(), Quiet(), flip_axes=())
     image.undo.labels(both.slabs(), 2)
-    alone = UncertainPass(pairs[:1], image, CPU, InferenceConfig(), Quiet(), flip_axes=())
+    alone = UncertainPass(pairs[:1], image.array, CPU, InferenceConfig(), Quiet(), flip_axes=())
     image.undo.labels(alone.slabs(), 2)
     assert alone.maps(image.undo)[1].max() < 1e-5
     assert both.maps(image.undo)[1].max() > 1e-3
     with pytest.raises(ModelError, match="same classes"):
-        UncertainPass([*pairs, (bundle(classes=3), bundle(classes=3).build())], image, CPU, InferenceConfig(), Quiet())
+        UncertainPass([*pairs, (bundle(classes=3), bundle(classes=3).build())], image.array, CPU, InferenceConfig(), Quiet())
 
 
 def test_values_have_no_uncertainty():
     model = bundle(classes=1, task=TaskSpec(kind="regression"))
     image = Preprocessing.from_json(model.preprocessing).apply(volume())
     with pytest.raises(ConfigError, match="--uncertainty"):
-        UncertainPass([(model, model.build())], image, CPU, InferenceConfig(), Quiet())
+        UncertainPass([(model, model.build())], image.array, CPU, InferenceConfig(), Quiet())
 
 
 # Files and pictures

@@ -19,7 +19,7 @@ from vol3d.volume import SparseLabels
 
 MEMBERS = 5
 HIDDEN = 64
-_MOST_VOXELS = 300_000  # that are learned from
+MOST_VOXELS = 300_000  # that are learned from
 _CHUNK = 4096  # voxels: five members of 64 hidden units then take 5 MB
 _BATCH = 1024
 _LEARNING_RATE = 2e-2
@@ -214,7 +214,7 @@ def _balanced(known: LabeledFeatures, classes: int) -> NDArray[np.float32]:
 
 def _shares(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     """How many voxels of every class to keep: all of the rare ones, of the others as many as there is room for."""
-    kept, left, open_classes = np.zeros(len(counts)), float(_MOST_VOXELS), int((counts > 0).sum())
+    kept, left, open_classes = np.zeros(len(counts)), float(MOST_VOXELS), int((counts > 0).sum())
     for index in np.argsort(counts, kind="stable"):
         if counts[index]:
             kept[index] = min(float(counts[index]), left / open_classes)

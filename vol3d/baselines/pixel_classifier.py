@@ -20,6 +20,7 @@ from vol3d.baselines.perceptrons import (
     fit_perceptrons,
     labeled_features,
 )
+from vol3d.baselines.reduced import Factors, reduced_image, reduced_spacing
 from vol3d.baselines.unseen import Blocks, learned_by, members_of
 from vol3d.errors import ModelError
 
@@ -27,6 +28,7 @@ CONTEXT = Recipe((2.0, 4.0, 8.0))
 _LEAST_PROBABILITY = 1e-4  # what is said to be impossible is only very unlikely
 _LARGEST = 1024  # members, hidden units of a model that is read
 _MOST_SCALES, _FINEST, _COARSEST = 16, 0.1, 64.0
+_MOST_REDUCED = 64  # voxels of the scan along an axis to one of the classifier's grid
 
 
 class PixelClassifier(nn.Module):
@@ -34,7 +36,8 @@ class PixelClassifier(nn.Module):
 
     The second sees, beside the features of the image, those of the first one's class probabilities at some scales: what
     is around a voxel then counts as what it is taken for, not only as how it looks. channels: of the image. classes: K.
-    recipe, context: the features of the image and of the probabilities. Source: auto-context (Tu & Bai 2010).
+    recipe, context: the features of the image and of the probabilities. reduction: along each axis, of how many voxels
+    of a scan the mean is one of those that both look at. Source: auto-context (Tu & Bai 2010).
     """
 
     def __init__(
@@ -46,9 +49,11 @@ class PixelClassifier(nn.Module):
         context: Recipe = CONTEXT,
         members: int = MEMBERS,
         hidden: int = HIDDEN,
+        reduction: Factors = (1, 1, 1),
     ) -> None:
         super().__init__()
         self.channels, self.classes, self.recipe, self.context = channels, classes, recipe, context
+        self.reduction = reduction
         count, around = recipe.count(channels), context.count(told_of(classes))
         self.first = Perceptrons(count, classes, members=members, hidden=hidden)
         self.second = Perceptrons(count + around, classes, members=members, hidden=hidden)
@@ -59,6 +64,7 @@ class PixelClassifier(nn.Module):
         return {
             "members": self.first.members,
             "hidden": self.first.hidden,
+            "reduction": list(self.reduction),
             **{name: {key: list(value) for key, value in vars(part).items()} for name, part in parts.items()},
         }
 
@@ -66,12 +72,17 @@ class PixelClassifier(nn.Module):
     def from_json(cls, value: object, channels: int, classes: int, name: str) -> PixelClassifier:
         """The inverse of `to_json`, with weights to be loaded. Raises `ModelError` on anything else, naming `name`."""
         keys = {"members", "hidden", "features", "context"}
-        if isinstance(value, dict) and value.keys() == keys:
+        if isinstance(value, dict) and value.keys() - {"reduction"} == keys:  # earlier models look at every voxel
             sizes, recipes = (value["members"], value["hidden"]), (value["features"], value["context"])
             modest = all(type(n) is int and 0 < n <= _LARGEST for n in sizes)
-            if modest and all(_is_recipe(one) for one in recipes):
+            factors = value.get("reduction", [1, 1, 1])
+            if modest and _is_reduction(factors) and all(_is_recipe(one) for one in recipes):
                 recipe, context = (Recipe(**{key: tuple(scales) for key, scales in one.items()}) for one in recipes)
-                return cls(channels, classes, recipe, context=context, members=sizes[0], hidden=sizes[1])
+                x, y, z = factors
+                members, hidden = sizes
+                return cls(
+                    channels, classes, recipe, context=context, members=members, hidden=hidden, reduction=(x, y, z)
+                )
         raise ModelError(
             f"{name} describes no pixel classifier that this version knows: {str(value)[:100]}. Train it again."
         )
@@ -86,12 +97,16 @@ def _is_recipe(value: object) -> bool:
     return all(type(s) in {int, float} and _FINEST <= s <= _COARSEST for scales in lists for s in scales)
 
 
+def _is_reduction(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(type(n) is int and 0 < n <= _MOST_REDUCED for n in value)
+
+
 def told_of(classes: int) -> int:
     """How many class probabilities tell all of them."""
     return max(1, classes - 1)
 
 
-def learn(
+def learn(  # noqa: PLR0913  what is learned from, how, and where to
     scans: Sequence[Painted],
     known: Sequence[Sequence[NDArray[np.bool_]]],
     asked: Sequence[Sequence[NDArray[np.bool_] | None]],
@@ -99,6 +114,7 @@ def learn(
     *,
     steps: int = 700,
     seed: int = 0,
+    reduction: Factors = (1, 1, 1),
     keep_bytes: float = 0.0,
     on_first_stage: Callable[[int, Tensor], None] | None = None,
 ) -> tuple[list[PixelClassifier], list[list[Tensor]]]:
@@ -108,6 +124,7 @@ def learn(
     blocks of the volumes. At a labeled voxel the second stage is shown what a member says that has not learned from the
     labels there; what all of them say there would be surer than anywhere else. asked: for each of `known` the
     voxels of every scan that its answers are wanted of, None for all; elsewhere all classes are equally probable.
+    reduction: what the classifiers will say of themselves: everything here is on their grid, reduced already.
     keep_bytes: memory for features, which are otherwise computed again when they are needed again. on_first_stage: told
     a scan's number and what the first stage says of it, class probabilities (K, X, Y, Z), as soon as that is known.
     """
@@ -129,7 +146,7 @@ def learn(
     del unseen
     classifiers = []
     for masks in known:
-        one = PixelClassifier(scans[0].image.shape[0], classes, recipe)
+        one = PixelClassifier(scans[0].image.shape[0], classes, recipe, reduction=reduction)
         one.first.load_state_dict(first.state_dict())
         second = fit_perceptrons(rows.within(masks), classes, steps=steps, seed=seed + 1)
         one.second.load_state_dict(second.state_dict())
@@ -152,7 +169,11 @@ def _first_stage(
 def classify(
     classifier: PixelClassifier, image: Tensor, spacing_mm: Sequence[float], *, keep_bytes: float = 0.0
 ) -> Tensor:
-    """Class probabilities, float32 (K, X, Y, Z). image: float32 (C, X, Y, Z). keep_bytes: see `learn`."""
+    """Class probabilities on the classifier's grid, float32 (K, x, y, z); see `reduced_shape`.
+
+    image: float32 (C, X, Y, Z), with `spacing_mm`, both of the scan. keep_bytes: see `learn`.
+    """
+    image, spacing_mm = reduced_image(image, classifier.reduction), reduced_spacing(spacing_mm, classifier.reduction)
     maps = FeatureMaps(image, spacing_mm, classifier.recipe, keep_bytes=keep_bytes / 2)
     said = _answers([classifier.first], maps, None, image.shape[1:], [None])[0]
     context = FeatureMaps(said[: told_of(classifier.classes)], spacing_mm, classifier.context)

@@ -141,9 +141,14 @@ class PixelClassifierConfig(Section):
 
     use: Annotated[Literal["auto", "yes", "no"], BeforeValidator(_yes_or_no)] = Field(
         "auto",
-        description="auto: beside networks that are planned, of up to eight classes, or more in scans that are small",
+        description="auto: beside networks that are planned",
     )
     steps: Count | None = Field(None, description="of its optimisation; None: ten per iteration or second, up to 700")
+    reduction: tuple[Count, Count, Count] | None = Field(
+        None,
+        description="along R, A and S, of how many voxels of a scan it looks at the mean; None: 1, and so many in "
+        "large scans that it takes a quarter of the time",
+    )
 
 
 class LossConfig(Section):

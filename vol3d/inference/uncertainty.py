@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from vol3d.errors import ModelError
 from vol3d.inference.average import SharedMeter, in_step, predict_axes
-from vol3d.inference.forward import require_temperature, softmax
+from vol3d.inference.forward import Image, require_temperature, softmax
 from vol3d.inference.predict import Progress, tiles_for
 from vol3d.inference.tiles import TilePlan
 from vol3d.volume import Slab
@@ -81,7 +81,7 @@ def normalized_entropy(probabilities: NDArray[Any]) -> NDArray[Any]:
 
 def predict_uncertainty(
     members: Sequence[Member],
-    image: NDArray[Any] | Tensor,
+    image: Image,
     *,
     flip_axes: Sequence[int] = (),
     device: str | torch.device = "cpu",

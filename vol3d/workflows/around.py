@@ -14,6 +14,7 @@ from vol3d.config import InferenceConfig
 from vol3d.sampling import Region, regions_around, whole_region
 from vol3d.volume import Box
 from vol3d.workflows.case import Case
+from vol3d.workflows.channels import part_of
 from vol3d.workflows.device import Device
 from vol3d.workflows.tiling import sees_all, tile_plans
 
@@ -58,7 +59,7 @@ def answers_around(
     image = case.seen_by(network)
     planes = looking.planes if axis is None else (axis,)
     for region in _regions(network, asked, looking):
-        cut = image[(slice(None), *region.box.slices())]
+        cut = part_of(image, region.box)
         x, y, z = region.box.size
         slabs = inference.predict_axes(
             network,

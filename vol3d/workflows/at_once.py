@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from vol3d.baselines.reduced import reduced_shape
 from vol3d.bundle import ModelBundle
 from vol3d.config import InferenceConfig
 from vol3d.inference import TilePlan
@@ -41,7 +42,9 @@ def array_bytes(  # noqa: PLR0913, PLR0917 RUF100  what the arrays depend on
 
     stored: bytes as read. shape, seen: of the scan and as the network sees it.
     """
-    prepared = 4.0 * bundle.network_channels * math.prod(seen) if held_twice(bundle, choice, device) else 0.0
+    prepared = 4.0 * bundle.in_channels * math.prod(seen) if held_twice(bundle, choice, device) else 0.0
+    if bundle.classifier is not None:
+        prepared += 4.0 * len(bundle.labels) * math.prod(reduced_shape(seen, bundle.classifier.reduction))
     answers, classes = _LABELS, len(bundle.labels)
     if bundle.task.scheme is not None:
         answers += 4.0 * (classes + OBJECT_VOLUMES)

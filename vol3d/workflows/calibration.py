@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from vol3d.errors import ConfigError, LabelError
@@ -145,9 +146,9 @@ def calibrate(
     classes = np.concatenate([known.classes[mask] for (_, known), mask in zip(held, masks, strict=True)])
     half = np.concatenate([away[mask] for away, mask in zip(second, masks, strict=True)])
     other = None
-    if held[0][0].extra_channels:
-        logs = [case.classifier_logs.numpy()[:, mask] for (case, _), mask in zip(held, masks, strict=True)]
-        other = np.concatenate(logs, axis=1)
+    if held[0][0].logs is not None:
+        said = [case.logs.at(mask) for (case, _), mask in zip(held, masks, strict=True) if case.logs is not None]
+        other = torch.cat(said, dim=1).numpy()
     weight, share = combination(logits, other, classes, class_weights, _groups(masks))
     found = cross_fitted(combined(logits, other, class_weights, weight, share), classes, half)
     if not share and not weight:

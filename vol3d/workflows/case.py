@@ -8,18 +8,21 @@ from typing import Any
 import numpy as np
 import torch
 
+from vol3d.baselines.reduced import Enlarged
+from vol3d.inference.forward import Image
 from vol3d.transforms import Undo
 from vol3d.volume import SparseLabels, Volume
+from vol3d.workflows.channels import WithChannels
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
     """One scan ready for training, on its prepared grid (closest RAS, target spacing).
 
-    image: float32 (C, X, Y, Z), normalised; its last `extra_channels` come from a pixel classifier, see `LogPool`.
-    labels: same grid. scan: geometry facts of the file as it came. target: values to regress, float32 (X, Y, Z), or
-    None where classes are learned. undo: the way back onto the scan's own grid; frame: that grid, as a volume without
-    values of its own.
+    image: float32 (C, X, Y, Z), normalised. labels: same grid. scan: geometry facts of the file as it came. target:
+    values to regress, float32 (X, Y, Z), or None where classes are learned. logs: logarithms of a pixel classifier's
+    class probabilities, (K, X, Y, Z), which are further channels for a `LogPool`; None without a classifier. undo: the
+    way back onto the scan's own grid; frame: that grid, as a volume without values of its own.
     """
 
     name: str
@@ -28,7 +31,7 @@ class Case:
     spacing_mm: tuple[float, float, float]
     scan: dict[str, Any]
     target: np.ndarray[Any, Any] | None = None
-    extra_channels: int = 0
+    logs: Enlarged | None = None
     undo: Undo | None = None
     frame: Volume | None = None
 
@@ -39,15 +42,11 @@ class Case:
         at = round((index + 0.5) * length / self.shape[axis] - 0.5)
         return f"{'xyz'[stored]}={length - 1 - at if self.scan['flips'][axis] else at}"
 
-    def seen_by(self, network: Any) -> torch.Tensor:  # noqa: ANN401  any module that states its channels
+    def seen_by(self, network: Any) -> Image:  # noqa: ANN401  any module that states its channels
         """The channels that `network` takes: without the pixel classifier's where it takes as many as the scan has."""
-        own = len(self.image) - self.extra_channels
-        return self.image[:own] if getattr(network, "in_channels", None) == own else self.image
-
-    @property
-    def classifier_logs(self) -> torch.Tensor:
-        """Logarithms of the pixel classifier's class probabilities, (extra_channels, X, Y, Z)."""
-        return self.image[len(self.image) - self.extra_channels :]
+        if self.logs is None or getattr(network, "in_channels", None) == len(self.image):
+            return self.image
+        return WithChannels(self.image, self.logs)
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -26,7 +26,7 @@ from vol3d.workflows.allocator import freed_memory_kept
 from vol3d.workflows.at_once import array_bytes, plans_at_once, settings_at_once, stored_bytes
 from vol3d.workflows.device import Device, exact, memory_bytes, pick_device
 from vol3d.workflows.large import bytes_left, gathered_bytes, held_bytes, is_too_large, plan_in_parts
-from vol3d.workflows.large_pixels import disk_bytes, largest_part, piece_bytes
+from vol3d.workflows.large_pixels import by_box, disk_bytes, largest_part
 from vol3d.workflows.outputs import PredictOptions
 from vol3d.workflows.pixel_channels import classifying_bytes
 from vol3d.workflows.precision import require_precision
@@ -116,8 +116,7 @@ def forecast(scan: str, bundle: ModelBundle, output: str, choice: PredictOptions
     if bundle.classifier is not None:
         spacing = affine.orientation.apply_spacing(affine.spacing).tolist()
         if in_parts:
-            a, b, c = spacing
-            asked = ByBox(bundle.classifier, shape, (a, b, c), _noise(bundle.classifier.channels), piece_bytes(left))
+            asked = by_box(bundle.classifier, shape, spacing, _noise(bundle.classifier.channels), left)
             part = largest_part(asked, left)
             seconds += _classifying_in_parts(asked, part)
             running, disk = max(running, asked.bytes_of(part)), disk_bytes(bundle.classifier, shape)
@@ -182,7 +181,7 @@ def _seconds(runner: Runner, tile: Tile, plan: TilePlan) -> float:
 
 def _classifying(classifier: PixelClassifier, shape: Size, spacing_mm: Sequence[float]) -> float:
     """Seconds that the pixel classifier will take, from a block of noise."""
-    block = tuple(min(n, _TRIED) for n in shape)
+    block = tuple(min(n, _TRIED * factor) for n, factor in zip(shape, classifier.reduction, strict=True))
     noise = torch.rand((classifier.channels, *block), generator=torch.Generator().manual_seed(0))
     begin = time.perf_counter()
     classify(classifier, noise, spacing_mm, keep_bytes=4e9)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vol3d import inference, io
+from vol3d.baselines.reduced import reduced_shape
 from vol3d.bundle import ModelBundle
 from vol3d.config import InferenceConfig
 from vol3d.errors import ResourceError
@@ -55,7 +56,9 @@ class LargePrediction:
 
 def _said_bytes(shape: tuple[int, int, int], bundle: ModelBundle) -> float:
     """What both stages of a pixel classifier say of a scan that is held in memory."""
-    return 0.0 if bundle.classifier is None else 8.0 * bundle.classifier.classes * math.prod(shape)
+    if bundle.classifier is None:
+        return 0.0
+    return 8.0 * bundle.classifier.classes * math.prod(reduced_shape(shape, bundle.classifier.reduction))
 
 
 def obstacle(bundle: ModelBundle, choice: PredictOptions) -> str | None:

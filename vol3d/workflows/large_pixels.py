@@ -5,48 +5,28 @@ from __future__ import annotations
 import itertools
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from vol3d import io
-from vol3d.baselines.by_box import PIECE_BYTES, ByBox
+from vol3d.baselines.by_box import PIECE_BYTES, ByBox, Read
 from vol3d.baselines.pixel_classifier import PixelClassifier, log_probabilities, told_of
+from vol3d.baselines.reduced import Enlarged, Factors, fine_box, reduced_image, reduced_shape, reduced_spacing
 from vol3d.errors import ResourceError
 from vol3d.transforms import PreparedByBox
 from vol3d.transforms.crop import ReadByBox
 from vol3d.volume import Box
+from vol3d.workflows.channels import WithChannels
 from vol3d.workflows.listener import Listener
 
 _EDGES = (320, 256, 192, 128, 64)  # of the parts, in voxels; the larger, the less is read and smoothed twice
 _PIECE_SHARE, _LEAST_PIECE = 0.05, 4e6
+_READ_BYTES = 3e7  # of a scan, at once, to make a coarser grid of
 _FIRST, _SECOND = "pixels-1", "pixels-2"
-
-
-@dataclass(frozen=True, eq=False)
-class WithChannels:
-    """An image and, as its further channels, the logarithms of the class probabilities that a classifier gave."""
-
-    image: ReadByBox
-    logs: io.BlockFile
-
-    @property
-    def ndim(self) -> int:
-        """4."""
-        return 4
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(C + K, X, Y, Z)."""
-        channels, *size = self.image.shape
-        return (channels + self.logs.shape[0], *size)
-
-    def read(self, box: Box) -> NDArray[np.float32]:
-        """The voxels of a box inside the volume, (C + K, *box.size)."""
-        return np.concatenate([self.image.read(box), self.logs.read(box)])
 
 
 @contextmanager
@@ -67,7 +47,8 @@ def with_channels(
         _forget(output)
         yield prepared
         return
-    asked = _by_box(prepared, classifier, memory_bytes)
+    factors, (_, *size) = classifier.reduction, prepared.shape
+    asked = by_box(classifier, size, prepared.affine.spacing.tolist(), _reduced(prepared, factors), memory_bytes)
     parts = list(parts_of(asked.shape, max(largest_part(asked, memory_bytes).size)))
     told = _Told(tell, 2 * len(parts))
     with io.block_file(output, _SECOND, key, (classifier.classes, *asked.shape)) as second:
@@ -81,20 +62,45 @@ def with_channels(
                     tell.note("what the pixel classifier has said is kept; the same command goes on")
                     raise
         io.forget_block_file(output, _FIRST)
-        yield WithChannels(prepared, second)
+        x, y, z = size
+        yield WithChannels(prepared, Enlarged(second, factors, (x, y, z)))
     _forget(output)
 
 
 def disk_bytes(classifier: PixelClassifier, shape: tuple[int, int, int]) -> float:
     """What the answers take on disk for a while, about. shape: of the scan, as the network sees it."""
-    return 4.0 * (classifier.classes + told_of(classifier.classes)) * math.prod(shape)
+    voxels = math.prod(reduced_shape(shape, classifier.reduction))
+    return 4.0 * (classifier.classes + told_of(classifier.classes)) * voxels
 
 
-def _by_box(prepared: PreparedByBox, classifier: PixelClassifier, memory_bytes: float) -> ByBox:
-    """A classifier that is asked about a scan which is read box by box."""
-    _, x, y, z = prepared.shape
-    a, b, c = prepared.affine.spacing.tolist()
-    return ByBox(classifier, (x, y, z), (a, b, c), prepared.read, piece_bytes(memory_bytes))
+def by_box(
+    classifier: PixelClassifier, shape: Sequence[int], spacing_mm: Sequence[float], image: Read, memory_bytes: float
+) -> ByBox:
+    """A classifier that is asked about a scan box by box, on its own grid. shape, spacing_mm: of the scan.
+
+    image: reads boxes of that grid.
+    """
+    factors = classifier.reduction
+    own, edges = reduced_shape(shape, factors), reduced_spacing(spacing_mm, factors)
+    return ByBox(classifier, own, edges, image, piece_bytes(memory_bytes))
+
+
+def _reduced(prepared: PreparedByBox, factors: Factors) -> Read:
+    """Boxes of a scan on a coarser grid, made of a few planes at a time."""
+    if factors == (1, 1, 1):
+        return prepared.read
+    channels, *extents = prepared.shape
+
+    def read(box: Box) -> NDArray[np.float32]:
+        found = np.empty((channels, *box.size), dtype=np.float32)
+        planes = max(1, int(_READ_BYTES / (4.0 * channels * math.prod(factors) * math.prod(box.size[1:]))))
+        for start in range(0, box.size[0], planes):
+            part = Box((start, 0, 0), (planes, *box.size[1:])).clip(box.size)
+            fine = torch.from_numpy(prepared.read(fine_box(part.shift(box.start), factors, extents)))
+            found[(slice(None), *part.slices())] = reduced_image(fine, factors).numpy()
+        return found
+
+    return read
 
 
 def piece_bytes(memory_bytes: float) -> float:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from vol3d import inference, io
+from vol3d.baselines.reduced import Enlarged
 from vol3d.errors import Vol3dError
 from vol3d.volume import LabelTable, Slab
 from vol3d.workflows.listener import Listener
@@ -42,9 +42,9 @@ class LivePreview:
         self._began, self._spent = began, 0.0
         self._expected = _SECONDS_PER_VOXEL * math.prod(case.shape)
 
-    def show(self, probabilities: Tensor) -> None:
-        """Write the most probable classes. probabilities: float32 (K, X, Y, Z) on the prepared grid."""
-        self._write([Slab(0, probabilities.numpy())])
+    def show(self, found: Enlarged) -> None:
+        """Write the most probable classes. found: of (K, X, Y, Z), probabilities or their logarithms."""
+        self._write(found.slabs())
 
     @property
     def affordable(self) -> bool:

@@ -1,4 +1,4 @@
-"""A pixel classifier's class probabilities beside the network's: as further channels of the image, see `LogPool`."""
+"""A pixel classifier's class probabilities beside the network's: further channels beside the image, see `LogPool`."""
 
 from __future__ import annotations
 
@@ -10,29 +10,39 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.ndimage import binary_dilation
 from torch import Tensor
 
 from vol3d.baselines.features import SLAB_BYTES
 from vol3d.baselines.perceptrons import Painted
 from vol3d.baselines.pixel_classifier import PixelClassifier, classify, learn, log_probabilities
+from vol3d.baselines.reduced import (
+    Enlarged,
+    Factors,
+    reduced_image,
+    reduced_labels,
+    reduced_mask,
+    reduced_shape,
+    reduced_spacing,
+)
 from vol3d.bundle import ModelBundle
 from vol3d.config import Config
 from vol3d.errors import ConfigError
+from vol3d.inference.forward import Image
 from vol3d.io import available_memory
 from vol3d.sampling import with_whole_slices
 from vol3d.transforms import PreparedImage, Preprocessing
 from vol3d.volume import SparseLabels, Volume
 from vol3d.workflows.case import Case
+from vol3d.workflows.channels import WithChannels
 
-_FEW_CLASSES = 8
-_MOST_ANSWERS = 2**27  # classes times voxels, where there are more: minutes, and gigabytes
 _KEPT_SHARE = 0.25  # of the memory that is free
 _WORK_BYTES = 150.0  # a voxel, while what is coarse is made; measured on two volumes
 
 
 @dataclass(frozen=True, eq=False)
 class Guided:
-    """Cases whose images have further channels, and the classifier these come from."""
+    """Cases with further channels beside their images, and the classifier these come from."""
 
     cases: list[Case]
     classifier: PixelClassifier
@@ -48,24 +58,27 @@ class PixelChannels:
     def __call__(self, case: Case, training: SparseLabels) -> NDArray[Any] | None:  # noqa: ARG002  a `Baseline`
         """Its most probable classes, (X, Y, Z)."""
         own = next((one for one in self.cases if one.labels is case.labels), None)
-        if own is None:
+        if own is None or own.logs is None:
             return None
-        return own.classifier_logs.argmax(0).numpy().astype(np.min_scalar_type(own.extra_channels - 1))
+        kind = np.min_scalar_type(own.logs.count - 1)
+        return np.concatenate([slab.values.argmax(axis=0).astype(kind) for slab in own.logs.slabs()])
 
 
-def wants_classifier(config: Config, outputs: int, voxels: int, *, sized: bool) -> bool:
+def wants_classifier(config: Config, outputs: int, *, sized: bool) -> bool:
     """Whether a run begins with a pixel classifier. sized: whether the network is planned for the data, not described.
 
-    voxels: of all scans together; time and memory grow with them and with the classes. Where there are many classes a
-    young network knows few of them, and the classifier matters most. Raises `ConfigError` where one is asked for that
-    cannot be.
+    Raises `ConfigError` where one is asked for that cannot be.
     """
     use = config.pixel_classifier.use
     possible = config.task == "semantic" and outputs > 1
     if use == "yes" and not possible:
         raise ConfigError(f"pixel_classifier.use: yes needs task semantic and two classes, found task {config.task}")
-    small = outputs <= _FEW_CLASSES or outputs * voxels <= _MOST_ANSWERS
-    return possible and (use == "yes" or (use == "auto" and sized and small))
+    return possible and (use == "yes" or (use == "auto" and sized))
+
+
+def reduction_of(config: Config) -> Factors:
+    """How coarse a grid the pixel classifier of a plan looks at."""
+    return config.pixel_classifier.reduction or (1, 1, 1)
 
 
 def guide(
@@ -73,24 +86,32 @@ def guide(
     known: Sequence[list[SparseLabels]],
     config: Config,
     classes: int,
-    on_first_stage: Callable[[int, Tensor], None] | None = None,
+    on_first_stage: Callable[[int, Enlarged], None] | None = None,
 ) -> list[Guided]:
     """A classifier for each of `known` (a list of labels, one per case, all of them part of the cases' own labels).
 
     The last one's channels are those of the whole scan. The others' are only right in the slices of labels that they
-    have not learned from, where they are judged; elsewhere their classes are equally probable. on_first_stage: see
-    `learn`.
+    have not learned from, where they are judged; elsewhere their classes are equally probable. on_first_stage: told a
+    case's number and class probabilities, as soon as there are any.
     """
-    seed, steps = config.training.seed, config.pixel_classifier.steps
+    seed, steps, factors = config.training.seed, config.pixel_classifier.steps, reduction_of(config)
     if steps is None:
         raise AssertionError("a plan says how long the pixel classifier learns")
-    painted = [Painted(case.image, case.labels, case.spacing_mm) for case in cases]
-    masks = [[one.labeled for one in labels] for labels in known]
+    painted = [_reduced(case, factors, classes) for case in cases]
+    masks = [
+        [_without_held_out(one, case.labels, factors) for one, case in zip(labels, cases, strict=True)]
+        for labels in known
+    ]
     asked: list[list[NDArray[np.bool_] | None]] = [
-        [with_whole_slices(case.labels.labeled & ~one) for case, one in zip(cases, seen, strict=True)]
-        for seen in masks[:-1]
+        [_asked(case.labels.labeled & ~one.labeled, factors) for case, one in zip(cases, labels, strict=True)]
+        for labels in known[:-1]
     ]
     asked.append([None] * len(cases))
+
+    def first_stage(number: int, said: Tensor) -> None:
+        if on_first_stage is not None:
+            on_first_stage(number, Enlarged(said, factors, cases[number].shape))
+
     found = learn(
         painted,
         masks,
@@ -98,38 +119,65 @@ def guide(
         classes,
         steps=steps,
         seed=seed,
+        reduction=factors,
         keep_bytes=kept_bytes(),
-        on_first_stage=on_first_stage,
+        on_first_stage=first_stage,
     )
     return [
-        Guided([_joined(case, answer) for case, answer in zip(cases, answers, strict=True)], classifier)
+        Guided([_guided(case, answer, factors) for case, answer in zip(cases, answers, strict=True)], classifier)
         for classifier, answers in zip(*found, strict=True)
     ]
 
 
-def prepare(volume: Volume, bundle: ModelBundle) -> PreparedImage:
-    """A scan as a model takes it: preprocessed, with the channels of the model's pixel classifier."""
+def _reduced(case: Case, factors: Factors, classes: int) -> Painted:
+    """A case on the classifier's grid."""
+    image, labels = reduced_image(case.image, factors), reduced_labels(case.labels, factors, classes)
+    return Painted(image, labels, reduced_spacing(case.spacing_mm, factors))
+
+
+def _without_held_out(known: SparseLabels, labels: SparseLabels, factors: Factors) -> NDArray[np.bool_]:
+    """Where a voxel of the coarse grid stands for `known` labels, and for no others of the case's."""
+    found = reduced_mask(known.labeled, factors)
+    if factors == (1, 1, 1):
+        return found
+    return found & ~reduced_mask(labels.labeled & ~known.labeled, factors)
+
+
+def _asked(held: NDArray[np.bool_], factors: Factors) -> NDArray[np.bool_]:
+    """Where the coarse grid must be right so that held-out slices are, between whose voxels it is interpolated."""
+    found = reduced_mask(with_whole_slices(held), factors)
+    if factors == (1, 1, 1):
+        return found
+    dilated: NDArray[np.bool_] = binary_dilation(found, np.ones((3, 3, 3), dtype=bool))
+    return dilated
+
+
+def prepare(volume: Volume, bundle: ModelBundle) -> tuple[PreparedImage, Image]:
+    """A scan, preprocessed, and as a model takes it: with the channels of the model's pixel classifier, if it has one.
+
+    For `predict_axes`.
+    """
     prepared = Preprocessing.from_json(bundle.preprocessing).apply(volume)
     if bundle.classifier is None:
-        return prepared
-    image = torch.from_numpy(prepared.array)
-    answer = classify(bundle.classifier, image, prepared.spacing_mm, keep_bytes=kept_bytes())
-    array = torch.empty((bundle.network_channels, *image.shape[1:]))
-    array[: len(image)] = image
-    array[len(image) :] = log_probabilities(answer)
-    return replace(prepared, array=array.numpy())
+        return prepared, prepared.array
+    logs = _logs(bundle.classifier, torch.from_numpy(prepared.array), prepared.spacing_mm)
+    return prepared, WithChannels(prepared.array, logs)
 
 
 def with_channels(case: Case, classifier: PixelClassifier | None) -> Case:
-    """A case whose image has the channels of a model's pixel classifier."""
-    if classifier is None:
-        return case
-    return _joined(case, classify(classifier, case.image, case.spacing_mm, keep_bytes=kept_bytes()))
+    """A case with the channels of a model's pixel classifier."""
+    return case if classifier is None else replace(case, logs=_logs(classifier, case.image, case.spacing_mm))
+
+
+def _logs(classifier: PixelClassifier, image: Tensor, spacing_mm: Sequence[float]) -> Enlarged:
+    found = log_probabilities(classify(classifier, image, spacing_mm, keep_bytes=kept_bytes()))
+    _, x, y, z = image.shape
+    return Enlarged(found, classifier.reduction, (x, y, z))
 
 
 def classifying_bytes(classifier: PixelClassifier, shape: tuple[int, int, int]) -> float:
     """What `prepare` takes for a moment, beside the image: features, if they are kept, and what either stage says."""
-    voxels = float(math.prod(shape))
+    voxels = float(math.prod(reduced_shape(shape, classifier.reduction)))
     features = 4.0 * classifier.recipe.count(classifier.channels) * voxels
     kept = features if features <= kept_bytes() / 2 else 0.0
     return kept + 2 * min(SLAB_BYTES, features) + (_WORK_BYTES + 8.0 * classifier.classes) * voxels
@@ -140,6 +188,5 @@ def kept_bytes() -> float:
     return _KEPT_SHARE * available_memory()
 
 
-def _joined(case: Case, answer: Tensor) -> Case:
-    channels = log_probabilities(answer)
-    return replace(case, image=torch.cat([case.image, channels]), extra_channels=len(channels))
+def _guided(case: Case, probabilities: Tensor, factors: Factors) -> Case:
+    return replace(case, logs=Enlarged(log_probabilities(probabilities), factors, case.shape))

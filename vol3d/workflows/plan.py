@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from vol3d.workflows.planned import (
     small_network,
     small_patch,
 )
+from vol3d.workflows.reduction import reduction_for
 
 if TYPE_CHECKING:
     from vol3d.workflows.device import Device
@@ -107,8 +107,7 @@ def make_plan(
     changes: dict[str, Any] = {}
     if training.iterations is None and training.time_budget_s is None:
         changes["time_budget_s"] = _DEFAULT_SECONDS["gpu" if device.is_gpu else "cpu"]
-    voxels = sum(math.prod(one.shape) for one in grids)
-    classifier = wants_classifier(config, len(names), voxels, sized=isinstance(wanted, SizedNetwork))
+    classifier = wants_classifier(config, len(names), sized=isinstance(wanted, SizedNetwork))
     settled = config.model_copy(
         update={
             "network": network,
@@ -118,7 +117,7 @@ def make_plan(
             "augment": config.augment.model_copy(update=_flips(config, names)),
             "training": training.model_copy(update=changes),
             "pixel_classifier": config.pixel_classifier.model_copy(
-                update=_classifier(config, changes, wanted=classifier)
+                update=_classifier(config, changes, grids, channels, len(names), wanted=classifier)
             ),
         }
     )
@@ -214,13 +213,17 @@ def _flips(config: Config, names: tuple[str, ...]) -> dict[str, float]:
     return {"flip_probability": 0.0 if words & {"left", "right"} else 0.5}
 
 
-def _classifier(config: Config, changes: dict[str, Any], *, wanted: bool) -> dict[str, Any]:
-    """Whether there is a pixel classifier, and how long it learns: a small part of the run."""
+def _classifier(
+    config: Config, changes: dict[str, Any], grids: list[Grid], channels: int, outputs: int, *, wanted: bool
+) -> dict[str, Any]:
+    """Whether there is a pixel classifier, how long it learns and how closely it looks: a small part of the run."""
     found: dict[str, Any] = {"use": "yes" if wanted else "no"}
-    if wanted and config.pixel_classifier.steps is None:
-        training = config.training.model_copy(update=changes)
-        length = training.iterations if training.iterations is not None else training.time_budget_s or 0.0
+    training, given = config.training.model_copy(update=changes), config.pixel_classifier
+    length = training.iterations if training.iterations is not None else training.time_budget_s or 0.0
+    if wanted and given.steps is None:
         found["steps"] = max(1, min(_MOST_STEPS, round(_STEPS_PER_LENGTH * length)))
+    if wanted and given.reduction is None:
+        found["reduction"] = reduction_for(grids, channels, outputs, length)
     return found
 
 

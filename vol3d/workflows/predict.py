@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from vol3d import inference, io
 from vol3d.bundle import ModelBundle
 from vol3d.errors import ConfigError, ResourceError
+from vol3d.inference.forward import Image
 from vol3d.report import preview_png
-from vol3d.transforms import PreparedByBox, PreparedImage, Preprocessing
+from vol3d.transforms import PreparedByBox, PreparedImage, Preprocessing, Undo
 from vol3d.volume import LabelTable, Slab, Volume
 from vol3d.workflows.allocator import keeps_freed_memory
 from vol3d.workflows.at_once import OBJECT_VOLUMES, array_bytes, held_twice, plans_at_once, settings_at_once
@@ -88,11 +89,11 @@ def predict(
     warnings = tuple(unlike_training(volume, bundle.training_range))
     network = bundle.build(device.name)
     require_memory(volume, bundle, choice)
-    prepared = _prepared(volume, bundle, choice, device)
+    prepared, image = _prepared(volume, bundle, choice, device)
     warnings += tuple(intensities_unlike_training(prepared.statistics, bundle.training_range))
     for text in warnings:
         tell.warn(f"{volume.name}: {text}")
-    found, trial = _answers(network, bundle, prepared, volume, choice, device, tell)
+    found, trial = _answers(network, bundle, image, prepared.undo, volume, choice, device, tell)
     if drawn is not None:
         found = with_drawn(found, drawn, bundle.labels)
     if found.said:
@@ -108,37 +109,38 @@ def predict(
 
 def _prepared(
     volume: Volume, bundle: ModelBundle, choice: PredictOptions, device: Device
-) -> PreparedImage | PreparedByBox:
-    """The scan as the network sees it: made tile by tile where that can be, so that it is not held a second time.
+) -> tuple[PreparedImage | PreparedByBox, Image]:
+    """The scan, and as the network sees it: made tile by tile where that can be, so that it is not held a second time.
 
     A GPU would wait for that.
     """
     found = None
     if not held_twice(bundle, choice, device):
         found = Preprocessing.from_json(bundle.preprocessing).apply_by_box(io.HeldScan(volume))
-    return prepare(volume, bundle) if found is None else found.without_samples()
+    if found is None:
+        return prepare(volume, bundle)
+    found = found.without_samples()
+    return found, found
 
 
-def _answers(
+def _answers(  # noqa: PLR0913, PLR0917 RUF100  what goes in, and how
     network: Any,  # noqa: ANN401  as in `tile_plans`
     bundle: ModelBundle,
-    prepared: PreparedImage | PreparedByBox,
+    image: Image,
+    undo: Undo,
     volume: Volume,
     choice: PredictOptions,
     device: Device,
     tell: Listener,
 ) -> tuple[Outcome, Trial | None]:
     """What the network makes of a prepared scan (where it is unsure, if that is asked for); how its precision did."""
-    image = prepared.array if isinstance(prepared, PreparedImage) else prepared
     _, x, y, z = image.shape
     arrays = array_bytes(volume.array.nbytes, volume.shape, (x, y, z), bundle, choice, device)
     tiling = settings_at_once(volume.name, arrays, choice, device)
     if choice.uncertainty:
-        if not isinstance(prepared, PreparedImage):
-            raise AssertionError("for uncertainty a scan is prepared as a whole")
-        unsure = UncertainPass([(bundle, network)], prepared, device, tiling, tell)
-        found = outcome(bundle, unsure.slabs, prepared.undo, volume, probabilities=choice.probabilities)
-        return replace(found, uncertainty=unsure.maps(prepared.undo)), None
+        unsure = UncertainPass([(bundle, network)], image, device, tiling, tell)
+        found = outcome(bundle, unsure.slabs, undo, volume, probabilities=choice.probabilities)
+        return replace(found, uncertainty=unsure.maps(undo)), None
     plans = plans_at_once(network, (x, y, z), bundle, choice, device, tiling)
     names = bundle.labels.names
     quicker, precision, trial = tried(network, image, plans, choice.precision, device, names)
@@ -157,7 +159,7 @@ def _answers(
             progress=lambda done, total: tell.progress("predicting", done, total, {}),
         )
 
-    return outcome(bundle, slabs, prepared.undo, volume, probabilities=choice.probabilities), trial
+    return outcome(bundle, slabs, undo, volume, probabilities=choice.probabilities), trial
 
 
 def _require_possible(bundle: ModelBundle, choice: PredictOptions) -> None:

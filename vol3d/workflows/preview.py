@@ -42,8 +42,7 @@ def training_preview(
     predicted = _predicted(bundle, case, device, settings, middle, known.dtype) if indices is None else indices
     painted = np.where(case.labels.labeled, known, -1)
     layers = [("scan", None), ("painted", painted), ("prediction", predicted)]
-    image = case.image[: len(case.image) - case.extra_channels]
-    preview_png(path, image.numpy(), case.labels.affine, layers, table, through=middle)
+    preview_png(path, case.image.numpy(), case.labels.affine, layers, table, through=middle)
 
 
 def _predicted(

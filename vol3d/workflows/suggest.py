@@ -137,10 +137,11 @@ def suggest(
     volume = read_scan(scan, choice.data, bundle, spacing_mm, tell)
     painted = find_painted(scan, volume, bundle, run, labels, choice.meaning, choice.data, spacing_mm)
     tell.note(painted.said)
-    prepared = prepare(volume, bundle)
+    prepared, image = prepare(volume, bundle)
     classes, maps = labels_and_uncertainty(
         bundle,
-        prepared,
+        image,
+        prepared.undo,
         exact(pick_device(choice.device)),
         InferenceConfig(max_memory_gb=choice.max_memory_gb),
         tell,

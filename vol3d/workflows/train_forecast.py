@@ -10,7 +10,9 @@ import torch
 
 from vol3d import io
 from vol3d.baselines.features import SLAB_BYTES, image_recipe
+from vol3d.baselines.perceptrons import MOST_VOXELS
 from vol3d.baselines.pixel_classifier import CONTEXT, told_of
+from vol3d.baselines.reduced import reduced_shape, reduced_spacing
 from vol3d.networks import build
 from vol3d.training import time_steps
 from vol3d.workflows.case import Case
@@ -19,12 +21,13 @@ from vol3d.workflows.estimate import step_seconds
 from vol3d.workflows.meaning import Meaning
 from vol3d.workflows.objective import make_loss
 from vol3d.workflows.patches import PatchCutter, patch_dataset
-from vol3d.workflows.pixel_channels import kept_bytes
+from vol3d.workflows.pixel_channels import kept_bytes, reduction_of
 from vol3d.workflows.plan import Plan
 from vol3d.workflows.processes import open_fabric
+from vol3d.workflows.reduction import voxel_seconds
 from vol3d.workflows.stages import fit_settings
 
-_STEP_SECONDS, _VOXEL_SECONDS = (0.014, 2e-4), (3e-6, 5e-7)  # and for each class
+_STEP_SECONDS = (0.014, 2e-4)  # and for each class
 _STEPS, _LIMIT_SECONDS, _LONGEST_STEP = 4, 15.0, 5.0
 
 
@@ -69,23 +72,26 @@ def _classifier_seconds(plan: Plan, cases: list[Case]) -> float:
     """About what the pixel classifier takes, measured on two cores: for its steps, and for every voxel."""
     if not plan.classifier:
         return 0.0
-    voxels = sum(math.prod(case.shape) for case in cases)
-    step, voxel = (first + plan.outputs * further for first, further in (_STEP_SECONDS, _VOXEL_SECONDS))
-    return step * (plan.config.pixel_classifier.steps or 0) + voxel * voxels
+    first, further = _STEP_SECONDS
+    steps, factors = plan.config.pixel_classifier.steps or 0, reduction_of(plan.config)
+    voxels = sum(math.prod(reduced_shape(case.shape, factors)) for case in cases)
+    return steps * (first + plan.outputs * further) + voxels * voxel_seconds(plan.channels, plan.outputs)
 
 
 def _classifier_bytes(plan: Plan, cases: Sequence[Case]) -> float:
     """What the pixel classifier's two stages hold: features that are kept, and what is said of the scans."""
     if not plan.classifier:
         return 0.0
-    recipe, told = image_recipe([case.spacing_mm for case in cases]), told_of(plan.outputs)
+    factors = reduction_of(plan.config)
+    recipe = image_recipe([reduced_spacing(case.spacing_mm, factors) for case in cases])
+    told = told_of(plan.outputs)
     share = kept_bytes() / (2 * len(cases))
     total = 0.0
     for case in cases:
-        voxels, channels = float(math.prod(case.shape)), case.image.shape[0]
+        voxels, channels = float(math.prod(reduced_shape(case.shape, factors))), case.image.shape[0]
         features, around = (4.0 * one.count(n) * voxels for one, n in ((recipe, channels), (CONTEXT, told)))
         total += sum(taken if taken <= share else 0.0 for taken in (features, around))
         total += 4.0 * voxels * (3 * plan.outputs + told)
-        labeled = float(case.labels.labeled.sum())
+        labeled = min(float(case.labels.labeled.sum()), MOST_VOXELS)
         total += 4.0 * labeled * (recipe.count(channels) + 2 * CONTEXT.count(told))
     return total + 2 * SLAB_BYTES

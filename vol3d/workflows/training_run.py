@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from vol3d import io, report
 from vol3d.baselines.pixel_classifier import PixelClassifier
+from vol3d.baselines.reduced import Enlarged
 from vol3d.bundle import ModelBundle
 from vol3d.networks import build, load_encoder_weights, parameter_count, reestimate
 from vol3d.training import (
@@ -128,7 +129,7 @@ class TrainingRun:
         self.reestimates = False
         if self.guided:
             self.classifier_score = score_baseline(PixelChannels(seen), cases, self.splits, meaning)
-            self._early_preview(0, self.shown[0].classifier_logs.exp())
+            self._early_preview(0, self.shown[0].logs)
             self.preview = LivePreview(run.folder, self.shown[0], self.table, plan, budget.started, tell)
 
     def _guide(self, first: list[SparseLabels], everything: list[SparseLabels], *, refit: bool) -> list[Guided]:
@@ -201,11 +202,11 @@ class TrainingRun:
                 keep_start(self.run.folder, self.earlier)
             report.write_record(self.run.folder, self.run.record)
 
-    def _early_preview(self, number: int, probabilities: torch.Tensor) -> None:
+    def _early_preview(self, number: int, found: Enlarged | None) -> None:
         """Show what the pixel classifier says of the first scan, in a run that has not trained yet."""
-        if number or self.run.length is not None or not self.fabric.is_global_zero:
+        if found is None or number or self.run.length is not None or not self.fabric.is_global_zero:
             return
-        self.preview.show(probabilities)
+        self.preview.show(found)
         if "first_preview_seconds" not in self.run.record:
             self.run.record["first_preview_seconds"] = round(self.budget.elapsed(), 1)
             self.tell.note(f"first preview after {self.budget.elapsed():.0f} s: {self.preview.path}")

@@ -14,8 +14,9 @@ from vol3d.bundle import ModelBundle
 from vol3d.config import InferenceConfig
 from vol3d.errors import ConfigError, ModelError
 from vol3d.inference import Member
+from vol3d.inference.forward import Image
 from vol3d.report import uncertainty_png
-from vol3d.transforms import PreparedImage, Undo
+from vol3d.transforms import Undo
 from vol3d.volume import Slab, Volume
 from vol3d.workflows.device import Device
 from vol3d.workflows.listener import Listener
@@ -30,16 +31,16 @@ class UncertainPass:
     """One pass of all members over a prepared scan: probabilities for `outcome`, uncertainty kept beside them.
 
     bundles: models of the same classes, each with its temperature and the network that `build` made of it. image: as
-    these networks see it, all channels. flip_axes: axes along which the whole volume is flipped too, which makes
-    members of a single model; without flips it has nothing to disagree with but its own overlapping tiles and planes,
-    and the mutual information says little.
+    these networks see it, all channels, for `predict_axes`. flip_axes: axes along which the whole volume is flipped
+    too, which makes members of a single model; without flips it has nothing to disagree with but its own overlapping
+    tiles and planes, and the mutual information says little.
     Raises `ConfigError` for a regression, which has no probabilities; `ModelError` for models of different classes.
     """
 
     def __init__(
         self,
         bundles: Sequence[tuple[ModelBundle, Any]],
-        image: PreparedImage,
+        image: Image,
         device: Device,
         settings: InferenceConfig,
         tell: Listener,
@@ -47,7 +48,7 @@ class UncertainPass:
         flip_axes: Sequence[int] = EVERY_FLIP,
     ) -> None:
         require_probabilities(bundles)
-        _, x, y, z = image.array.shape
+        _, x, y, z = image.shape
         self._members = [
             Member(
                 network,
@@ -70,7 +71,7 @@ class UncertainPass:
         self._kept.clear()
         found = inference.predict_uncertainty(
             self._members,
-            self._image.array,
+            self._image,
             flip_axes=self._flip_axes,
             device=self._device.name,
             precision=self._device.precision,
@@ -92,7 +93,8 @@ class UncertainPass:
 
 def labels_and_uncertainty(
     bundle: ModelBundle,
-    image: PreparedImage,
+    image: Image,
+    undo: Undo,
     device: Device,
     settings: InferenceConfig,
     tell: Listener,
@@ -101,8 +103,8 @@ def labels_and_uncertainty(
 ) -> tuple[NDArray[Any], NDArray[np.float32]]:
     """(class indices (X, Y, Z), `CHANNELS` float32 (2, X, Y, Z)) on the scan's grid, from one pass over the members."""
     found = UncertainPass([(bundle, bundle.build(device.name))], image, device, settings, tell, flip_axes=flip_axes)
-    labels = image.undo.labels(found.slabs(), len(bundle.labels))
-    return labels, found.maps(image.undo)
+    labels = undo.labels(found.slabs(), len(bundle.labels))
+    return labels, found.maps(undo)
 
 
 def uncertainty_path(target: str) -> str:

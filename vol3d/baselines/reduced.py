@@ -1,0 +1,168 @@
+"""A scan on a coarser grid, and what is said there on the grid it came from: for scans of very many voxels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vol3d.baselines.pyramid import Places, spread
+from vol3d.volume import Affine, Box, Slab, SparseLabels
+
+Factors = tuple[int, int, int]
+Size = tuple[int, int, int]
+_PLANES = 16  # that are worked on at a time
+
+
+class ReadValues(Protocol):
+    """Values (C, X, Y, Z) that are read box by box."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, X, Y, Z)."""
+        ...
+
+    def read(self, box: Box) -> NDArray[np.float32]:
+        """Those of a box inside the volume, (C, *box.size)."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Enlarged:
+    """Values on a coarser grid as if they were on the fine one: interpolated linearly when they are read.
+
+    values: float32 (C, x, y, z), in memory or read box by box. factors: voxels of the fine grid to one of the coarse
+    one, along X, Y, Z; where all are 1 the values are handed on as they are. shape: of the fine grid.
+    """
+
+    values: Tensor | ReadValues
+    factors: Factors
+    shape: Size
+
+    @property
+    def count(self) -> int:
+        """C."""
+        return int(self.values.shape[0])
+
+    def read(self, box: Box) -> Tensor:
+        """The values of a box inside the fine volume, float32 (C, *box.size)."""
+        if self.factors == (1, 1, 1):
+            return self._coarse(box)
+        places, starts, stops = [], [], []
+        for first, stop, factor, samples in zip(box.start, box.stop, self.factors, self.values.shape[1:], strict=True):
+            middle = (factor - 1) / 2
+            low = min(max(math.floor((first - middle) / factor), 0), samples - 1)
+            high = min(max(math.ceil((stop - 1 - middle) / factor), 0), samples - 1)
+            places.append(Places(middle + factor * low, factor))
+            starts.append(low)
+            stops.append(high + 1)
+        found = self._coarse(Box(tuple(starts), tuple(b - a for a, b in zip(starts, stops, strict=True))))
+        for axis, place in enumerate(places):
+            found = spread(found, 1 + axis, place, box.start[axis], box.stop[axis])
+        return found
+
+    def at(self, mask: NDArray[np.bool_]) -> Tensor:
+        """The values where `mask` (X, Y, Z) is True, in the order of its voxels in memory, float32 (C, N)."""
+        index = np.flatnonzero(mask)
+        found = torch.empty((self.count, len(index)))
+        plane, (_, y, z) = self.shape[1] * self.shape[2], self.shape
+        for start in range(0, self.shape[0], _PLANES):
+            first, last = np.searchsorted(index, (start * plane, (start + _PLANES) * plane))
+            if last > first:
+                here = np.stack(np.unravel_index(index[first:last], self.shape))
+                low, high = here.min(axis=1), here.max(axis=1) + 1
+                box = Box(tuple(int(n) for n in low), tuple(int(n) for n in high - low)).clip((start + _PLANES, y, z))
+                a, b, c = torch.from_numpy(here - low[:, None])
+                found[:, first:last] = self.read(box)[:, a, b, c]
+        return found
+
+    def slabs(self) -> Iterator[Slab]:
+        """All values, a few planes of X at a time."""
+        extent, y, z = self.shape
+        for start in range(0, extent, _PLANES):
+            yield Slab(start, self.read(Box((start, 0, 0), (min(_PLANES, extent - start), y, z))).numpy())
+
+    def _coarse(self, box: Box) -> Tensor:
+        if isinstance(self.values, Tensor):
+            return self.values[(slice(None), *box.slices())]
+        return torch.from_numpy(self.values.read(box))
+
+
+def reduced_shape(shape: Sequence[int], factors: Factors) -> Size:
+    """How many voxels the coarse grid has; the last ones may stand for fewer of the fine grid than the others."""
+    x, y, z = (-(-n // factor) for n, factor in zip(shape, factors, strict=True))
+    return (x, y, z)
+
+
+def reduced_spacing(spacing_mm: Sequence[float], factors: Factors) -> tuple[float, float, float]:
+    """The edges of the coarse grid's voxels."""
+    x, y, z = (mm * factor for mm, factor in zip(spacing_mm, factors, strict=True))
+    return (x, y, z)
+
+
+def fine_box(box: Box, factors: Factors, shape: Sequence[int]) -> Box:
+    """The voxels of the fine grid, whose shape is `shape`, that the voxels of a box of the coarse one stand for."""
+    start = tuple(a * factor for a, factor in zip(box.start, factors, strict=True))
+    size = tuple(n * factor for n, factor in zip(box.size, factors, strict=True))
+    return Box(start, size).clip(tuple(shape))
+
+
+def reduced_image(image: Tensor, factors: Factors) -> Tensor:
+    """Means over the voxels that a voxel of the coarse grid stands for, float32 (C, x, y, z); image: (C, X, Y, Z)."""
+    if factors == (1, 1, 1):
+        return image
+    pooled = [
+        torch.nn.functional.avg_pool3d(
+            channel[None].to(torch.float32), factors, ceil_mode=True, count_include_pad=False
+        )
+        for channel in image
+    ]
+    return torch.cat(pooled)
+
+
+def reduced_mask(mask: NDArray[np.bool_], factors: Factors) -> NDArray[np.bool_]:
+    """Where a voxel of the coarse grid stands for any that is True."""
+    for axis, factor in enumerate(factors):
+        if factor > 1:
+            mask = np.logical_or.reduceat(mask, np.arange(0, mask.shape[axis], factor), axis=axis)
+    return mask
+
+
+def reduced_labels(labels: SparseLabels, factors: Factors, classes: int) -> SparseLabels:
+    """For every voxel of the coarse grid the class of most of the labeled voxels that it stands for, and their weight.
+
+    Of classes that are as frequent as each other the last is taken. Voxels that are only known to be of one of several
+    classes are left out. classes: how many there are.
+    """
+    if factors == (1, 1, 1):
+        return labels
+    known = reduced_mask(labels.labeled, factors)
+    found = np.zeros(known.shape, labels.classes.dtype)
+    step = _PLANES * factors[0]
+    for number, start in enumerate(range(0, labels.shape[0], step)):
+        part = slice(start, start + step)
+        own = found[number * _PLANES : (number + 1) * _PLANES]
+        at = np.nonzero(labels.labeled[part])
+        coarse = np.ravel_multi_index(tuple(n // factor for n, factor in zip(at, factors, strict=True)), own.shape)
+        keys, counts = np.unique(coarse * np.int64(classes) + labels.classes[part][at], return_counts=True)
+        order = np.lexsort((counts, keys // classes))  # the last one that is written to a voxel is the most frequent
+        own.reshape(-1)[keys[order] // classes] = keys[order] % classes
+    weight = None
+    if labels.weight is not None:
+        total = _sums(labels.labeled * labels.weight, factors)
+        weight = (total / np.maximum(_sums(labels.labeled.astype(np.float32), factors), 1)).astype(np.float32)
+    middle = np.diag([*(float(factor) for factor in factors), 1.0])
+    middle[:3, 3] = [(factor - 1) / 2 for factor in factors]
+    return SparseLabels(found, known, Affine(labels.affine.matrix @ middle), labels.name, weight)
+
+
+def _sums(values: NDArray[np.float32], factors: Factors) -> NDArray[np.float32]:
+    for axis, factor in enumerate(factors):
+        values = np.add.reduceat(values, np.arange(0, values.shape[axis], factor), axis=axis)
+    return values
