@@ -20,9 +20,8 @@ from vol3d.cli.main import main
 from vol3d.config import ClassConfig, LabelsConfig
 from vol3d.sampling.painting import across, farthest, find_planes, off_crossings, runs, thin_planes
 from vol3d.sampling.painting_faults import contradictions, copies, same_slices
-from vol3d.volume import Affine, Volume
+from vol3d.volume import Affine, Volume, value_counts
 from vol3d.workflows.check import check
-from vol3d.workflows.coverage import value_counts
 
 SHAPE = (50, 54, 46)
 PLANES = {0: (12, 24, 37), 1: (13, 26, 40), 2: (15, 29)}

@@ -109,8 +109,8 @@ def test_a_slope_stays_a_slope_between_the_middles_of_blocks():
     [
         ((197, 233, 189), (1.0, 1.0, 1.0), 1, 3, 300, (1, 1, 1)),
         ((400, 400, 400), (1.0, 1.0, 1.0), 1, 2, 300, (2, 2, 2)),
-        ((1024, 1024, 60), (0.1, 0.1, 0.4), 1, 2, 300, (2, 2, 1)),
-        ((4000, 4000, 16), (0.1, 0.1, 0.4), 1, 2, 60, (9, 9, 1)),  # never fewer than 16 samples along an axis
+        ((1024, 1024, 60), (0.1, 0.1, 0.4), 1, 2, 300, (3, 3, 1)),
+        ((4000, 4000, 16), (0.1, 0.1, 0.4), 1, 2, 60, (11, 11, 1)),  # never fewer than 16 samples along an axis
         ((366, 303, 90), (1.0, 1.0, 1.0), 1, 41, 300, (2, 2, 2)),
         ((20, 20, 20), (1.0, 1.0, 1.0), 1, 2, 0.001, (1, 1, 1)),
         ((400, 400, 400), (1.0, 1.0, 1.0), 4, 2, 300, (3, 3, 3)),
@@ -151,7 +151,7 @@ def test_held_out_slices_are_judged_by_what_the_classifier_says_there():
     held[25] = True
     for guided, mask in ((first, held), (second, np.ones_like(held))):
         assert guided.classifier.reduction == (2, 2, 2)
-        whole = log_probabilities(classify(guided.classifier, case.image, (1.0, 1.0, 1.0)))
+        whole = log_probabilities(classify(guided.classifier, reduced_image(case.image, (2, 2, 2)), (2.0, 2.0, 2.0)))
         wanted = Enlarged(whole, (2, 2, 2), classes.shape).at(mask)
         assert torch.allclose(guided.cases[0].logs.at(mask), wanted, atol=1e-3)
     predicted = second.cases[0].logs.read(Box.whole(classes.shape)).argmax(0).numpy()
@@ -187,7 +187,7 @@ def test_a_model_keeps_how_coarse_its_classifier_looks(model):
 @pytest.mark.parametrize("affine", [FLIPPED, TURNED])
 def test_in_parts_labels_are_those_of_the_scan_predicted_at_once(model, tmp_path, monkeypatch, affine):
     monkeypatch.setattr("vol3d.workflows.large_pixels._EDGES", (64,))
-    monkeypatch.setattr("vol3d.workflows.large_pixels._READ_BYTES", 3e5)
+    monkeypatch.setattr("vol3d.baselines.reduced._READ_BYTES", 3e5)
     scan = write_scan(tmp_path / "scan.h5", affine)
     whole = vol3d.predict(scan, model, tmp_path / "whole.h5", tile=(32, 32, 32), listener=Deaf()).codes
     predict_large(scan, ModelBundle.load(model), str(tmp_path / "parts.h5"), TILED, Deaf())

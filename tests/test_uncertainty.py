@@ -370,7 +370,9 @@ def test_several_models_are_members():
     assert alone.maps(image.undo)[1].max() < 1e-5
     assert both.maps(image.undo)[1].max() > 1e-3
     with pytest.raises(ModelError, match="same classes"):
-        UncertainPass([*pairs, (bundle(classes=3), bundle(classes=3).build())], image.array, CPU, InferenceConfig(), Quiet())
+        UncertainPass(
+            [*pairs, (bundle(classes=3), bundle(classes=3).build())], image.array, CPU, InferenceConfig(), Quiet()
+        )
 
 
 def test_values_have_no_uncertainty():

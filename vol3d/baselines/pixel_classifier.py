@@ -20,7 +20,7 @@ from vol3d.baselines.perceptrons import (
     fit_perceptrons,
     labeled_features,
 )
-from vol3d.baselines.reduced import Factors, reduced_image, reduced_spacing
+from vol3d.baselines.reduced import Factors
 from vol3d.baselines.unseen import Blocks, learned_by, members_of
 from vol3d.errors import ModelError
 
@@ -169,11 +169,10 @@ def _first_stage(
 def classify(
     classifier: PixelClassifier, image: Tensor, spacing_mm: Sequence[float], *, keep_bytes: float = 0.0
 ) -> Tensor:
-    """Class probabilities on the classifier's grid, float32 (K, x, y, z); see `reduced_shape`.
+    """Class probabilities, float32 (K, X, Y, Z). keep_bytes: see `learn`.
 
-    image: float32 (C, X, Y, Z), with `spacing_mm`, both of the scan. keep_bytes: see `learn`.
+    image: float32 (C, X, Y, Z), spacing_mm: on the classifier's grid, see `reduced_image`.
     """
-    image, spacing_mm = reduced_image(image, classifier.reduction), reduced_spacing(spacing_mm, classifier.reduction)
     maps = FeatureMaps(image, spacing_mm, classifier.recipe, keep_bytes=keep_bytes / 2)
     said = _answers([classifier.first], maps, None, image.shape[1:], [None])[0]
     context = FeatureMaps(said[: told_of(classifier.classes)], spacing_mm, classifier.context)

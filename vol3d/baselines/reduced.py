@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,6 +18,7 @@ from vol3d.volume import Affine, Box, Slab, SparseLabels
 Factors = tuple[int, int, int]
 Size = tuple[int, int, int]
 _PLANES = 16  # that are worked on at a time
+_READ_BYTES = 3e7  # of an image, at once, to make a coarser grid of
 
 
 class ReadValues(Protocol):
@@ -124,6 +125,24 @@ def reduced_image(image: Tensor, factors: Factors) -> Tensor:
         for channel in image
     ]
     return torch.cat(pooled)
+
+
+def read_reduced(image: ReadValues, factors: Factors) -> Callable[[Box], NDArray[np.float32]]:
+    """Reads boxes of the coarse grid of an image that is read box by box itself, a few planes at a time."""
+    if factors == (1, 1, 1):
+        return image.read
+    channels, *extents = image.shape
+
+    def read(box: Box) -> NDArray[np.float32]:
+        found = np.empty((channels, *box.size), dtype=np.float32)
+        planes = max(1, int(_READ_BYTES / (4.0 * channels * math.prod(factors) * math.prod(box.size[1:]))))
+        for start in range(0, box.size[0], planes):
+            part = Box((start, 0, 0), (planes, *box.size[1:])).clip(box.size)
+            fine = torch.from_numpy(image.read(fine_box(part.shift(box.start), factors, extents)))
+            found[(slice(None), *part.slices())] = reduced_image(fine, factors).numpy()
+        return found
+
+    return read
 
 
 def reduced_mask(mask: NDArray[np.bool_], factors: Factors) -> NDArray[np.bool_]:

@@ -26,6 +26,11 @@ class DataConfig(Section):
     channel: int | None = Field(None, ge=0, description="take this channel of a multi-channel image")
     nan: float | None = Field(None, description="replace NaN and Inf in images by this value instead of refusing")
     xform: Literal["sform", "qform"] | None = Field(None, description="which one to trust where a NIfTI's two disagree")
+    by_box: bool | None = Field(
+        None,
+        description="read and normalise of every scan what a patch needs, from disk where it is an HDF5 file, and do "
+        "not hold it; None: in training where a channel of all scans would take more than 2 GB",
+    )
 
 
 class ClassConfig(Section):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from vol3d.io import atomic
 from vol3d.io.blocks import BlockFile, block_file, forget_block_file
-from vol3d.io.boxes import HeldScan, StoredScan, opened_scan, reads_by_box
+from vol3d.io.boxes import FileScan, HeldScan, StoredScan, opened_scan, reads_by_box, scan_by_box
 from vol3d.io.budget import available_memory, resident_bytes
 from vol3d.io.digest import sha256
 from vol3d.io.itk_header import files_of
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BlockFile",
+    "FileScan",
     "HDF5Reader",
     "HeldScan",
     "Spool",
@@ -46,6 +47,7 @@ __all__ = [
     "reads_by_box",
     "require_writable",
     "resident_bytes",
+    "scan_by_box",
     "sha256",
     "split_name",
     "spooled",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -67,6 +68,34 @@ class StoredScan:
         return hdf5.to_xyz(voxels.require_finite(native, self._nan, self.name), box.size)
 
 
+class FileScan:
+    """As `StoredScan`, of a file that is opened when it is read: by every process for itself."""
+
+    def __init__(self, location: Location, channel: int | None, nan: float | None) -> None:
+        self._location, self._channel, self._nan = location, channel, nan
+        self._opened: tuple[int, Any, StoredScan] | None = None  # by which process, the file, its dataset
+        scan = self._scan()
+        self.name, self.shape, self.channels, self.affine = scan.name, scan.shape, scan.channels, scan.affine
+        self.frame, self.block = scan.frame, scan.block
+
+    def read(self, box: Box) -> NDArray[Any]:
+        """The voxels of a box inside the scan, (C, *box.size), as stored; NaN and Inf replaced or refused."""
+        return self._scan().read(box)
+
+    def close(self) -> None:
+        """Close the file; it is opened again when it is read again."""
+        if self._opened is not None and self._opened[0] == os.getpid():
+            self._opened[1].close()
+        self._opened = None
+
+    def _scan(self) -> StoredScan:
+        if self._opened is None or self._opened[0] != os.getpid():
+            file = _open(self._location)
+            with hdf5.faults_named(self._location.name):
+                self._opened = (os.getpid(), file, StoredScan(file, self._location, self._channel, self._nan))
+        return self._opened[2]
+
+
 class HeldScan:
     """A scan that is in memory as it was read; handed out as `StoredScan` does."""
 
@@ -105,12 +134,24 @@ def opened_scan(
         yield HeldScan(read(path, channel=channel, nan=nan, xform=xform))
         return
     location = locate(path, "raw")
-    with hdf5.faults_named(location.name):
-        file = hdf5.open_file(location, rdcc_nbytes=_CHUNK_CACHE_BYTES, rdcc_nslots=_CACHE_SLOTS)
-    with file:
+    with _open(location) as file:
         with hdf5.faults_named(location.name):
             scan = StoredScan(file, location, channel, nan)
         yield scan  # what fails while it is used is no fault of the file
+
+
+def scan_by_box(
+    path: str, *, channel: int | None = None, nan: float | None = None, xform: Xform | None = None
+) -> FileScan | HeldScan:
+    """As `opened_scan`, for as long as it is needed: an HDF5 file is opened and closed by itself."""
+    if reads_by_box(path):
+        return FileScan(locate(path, "raw"), channel, nan)
+    return HeldScan(read(path, channel=channel, nan=nan, xform=xform))
+
+
+def _open(location: Location) -> Any:  # noqa: ANN401  an h5py.File
+    with hdf5.faults_named(location.name):
+        return hdf5.open_file(location, rdcc_nbytes=_CHUNK_CACHE_BYTES, rdcc_nslots=_CACHE_SLOTS)
 
 
 def _no_voxels(shape: tuple[int, int, int]) -> NDArray[np.uint8]:

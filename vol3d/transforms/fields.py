@@ -13,6 +13,7 @@ from torch import Tensor
 from vol3d.errors import ConfigError
 from vol3d.transforms.params import SpatialParams
 from vol3d.transforms.spline import interpolation_weights
+from vol3d.volume import Box
 
 Size = tuple[int, int, int]
 
@@ -112,6 +113,17 @@ class Placement:
         """Of the patch."""
         x, y, z = (len(shares) for shares in self.shares)
         return (x, y, z)
+
+    @property
+    def bounds(self) -> Box:
+        """A box of the volume in which every voxel of the patch is read, and its neighbours; it may reach outside."""
+        ends = np.stack([np.zeros(3), np.asarray(self.size) - 1.0]) - self.anchor
+        moved = np.sort(self.matrix[:, :, None] * ends.T[None], axis=2).sum(axis=1) + self.target[:, None]
+        if self.vectors.size:  # the field lies between the least and the largest of its control values
+            lines = self.vectors.reshape(3, -1)
+            moved += np.stack([lines.min(axis=1), lines.max(axis=1)], axis=1)
+        start, stop = np.floor(moved[:, 0]).astype(int) - 1, np.ceil(moved[:, 1]).astype(int) + 2
+        return Box(tuple(start.tolist()), tuple((stop - start).tolist()))
 
     def grid(self, device: torch.device | str | None = None) -> Tensor:
         """Where in the volume every voxel of the patch is read: voxel coordinates, float32 (3, *size)."""

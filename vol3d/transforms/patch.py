@@ -71,6 +71,19 @@ def cut_patch(  # noqa: PLR0913, PLR0917  three arrays, what was drawn, and wher
     return patch.to(torch.float32), codes.to(kind, copy=True).masked_fill_(weight == 0, 0), weight
 
 
+def source_box(
+    params: SpatialParams | None,
+    spacing_mm: Sequence[float],
+    size: Size,
+    anchor_patch: Sequence[int],
+    anchor_volume: Sequence[int],
+) -> Box:
+    """The part of a volume that `cut_patch` with these arguments reads; it may reach outside, where it is mirrored."""
+    if params is None or params.is_identity:
+        return Box(tuple(int(v) - int(t) for v, t in zip(anchor_volume, anchor_patch, strict=True)), tuple(size))
+    return place(params, size, spacing_mm, anchor_patch, anchor_volume).bounds
+
+
 def _crop(array: Array, box: Box) -> Tensor:
     if isinstance(array, Tensor):
         return crop(array, box).as_subclass(Tensor)

@@ -2,6 +2,7 @@
 
 from vol3d.volume.affine import Affine, Orientation
 from vol3d.volume.box import Box
+from vol3d.volume.codes import replaced, value_counts
 from vol3d.volume.labels import LabelClass, LabelTable, SparseLabels, default_color
 from vol3d.volume.slab import Slab
 from vol3d.volume.volume import StoredForms, Volume
@@ -17,4 +18,6 @@ __all__ = [
     "StoredForms",
     "Volume",
     "default_color",
+    "replaced",
+    "value_counts",
 ]

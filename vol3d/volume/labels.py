@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from vol3d.errors import LabelError
 from vol3d.volume.affine import Affine
+from vol3d.volume.codes import replaced, value_counts
 
 _BACKGROUND = "background"
 _GREY = (64, 64, 64)
@@ -92,7 +93,7 @@ class LabelTable:
 
         Indices are uint8, or uint16 for more than 256 classes. Raises `LabelError` on a code in neither list.
         """
-        present, inverse = np.unique(codes, return_inverse=True)
+        present, _ = value_counts(codes)
         known = {int(code): index for index, code in enumerate(self.codes)}
         strange = [int(code) for code in present if int(code) not in known and int(code) not in self.unlabeled]
         if strange:
@@ -103,7 +104,7 @@ class LabelTable:
         dtype = np.uint8 if len(self.classes) <= 256 else np.uint16
         lookup = np.array([known.get(int(code), 0) for code in present], dtype=dtype)
         labeled = np.array([int(code) in known and int(code) not in self.unlabeled for code in present], dtype=bool)
-        return lookup[inverse].reshape(codes.shape), labeled[inverse].reshape(codes.shape)
+        return replaced(codes, present, lookup), replaced(codes, present, labeled)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; `from_json` reads them back."""

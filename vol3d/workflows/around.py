@@ -52,13 +52,14 @@ def answers_around(
 ) -> Iterator[Answer]:
     """Class probabilities (logits: what the network answers) of every voxel in `asked`, once each.
 
-    asked: bool (X, Y, Z). axis: of a 2-D network, go slice by slice across this one of its axes only. A same-padded 3-D
+    asked: bool (X, Y, Z). axis: of a 2-D network, go slice by slice across this one of its axes only. A same-padded
     network whose answers depend on their surroundings looks at boxes around painted slices, in which a voxel has a
-    third of a patch around it; others go through the whole volume, and get there what they get in prediction.
+    third of a patch around it along the axes that the network sees; others go through the whole volume, and get there
+    what they get in prediction.
     """
     image = case.seen_by(network)
     planes = looking.planes if axis is None else (axis,)
-    for region in _regions(network, asked, looking):
+    for region in _regions(network, asked, planes, looking.patch):
         cut = part_of(image, region.box)
         x, y, z = region.box.size
         slabs = inference.predict_axes(
@@ -76,8 +77,19 @@ def answers_around(
             yield Answer(Box(start, own.shape), slab.values, own)
 
 
-def _regions(network: Any, asked: NDArray[np.bool_], looking: Looking) -> Sequence[Region]:  # noqa: ANN401  as above
-    patch = looking.patch
-    if patch is None or len(patch) != asked.ndim or any(network.margin) or sees_all(network):
+def _regions(
+    network: Any,  # noqa: ANN401  as above
+    asked: NDArray[np.bool_],
+    planes: Sequence[int],
+    patch: Sequence[int] | None,
+) -> Sequence[Region]:
+    if patch is None or any(network.margin) or sees_all(network):
         return whole_region(asked)
-    return regions_around(asked, [max(_LEAST_CONTEXT, round(_CONTEXT * n)) for n in patch])
+    around = [max(_LEAST_CONTEXT, round(_CONTEXT * n)) for n in patch]
+    if not planes:
+        return regions_around(asked, around)
+    halo = [0, 0, 0]
+    for across in planes:
+        for axis, n in zip([a for a in range(3) if a != across], around, strict=True):
+            halo[axis] = max(halo[axis], n)
+    return regions_around(asked, halo)

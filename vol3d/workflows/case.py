@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,22 +11,23 @@ import torch
 from vol3d.baselines.reduced import Enlarged
 from vol3d.inference.forward import Image
 from vol3d.transforms import Undo
-from vol3d.volume import SparseLabels, Volume
-from vol3d.workflows.channels import WithChannels
+from vol3d.transforms.crop import ReadByBox
+from vol3d.volume import Box, SparseLabels, Volume
+from vol3d.workflows.channels import WithChannels, read_part
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
     """One scan ready for training, on its prepared grid (closest RAS, target spacing).
 
-    image: float32 (C, X, Y, Z), normalised. labels: same grid. scan: geometry facts of the file as it came. target:
-    values to regress, float32 (X, Y, Z), or None where classes are learned. logs: logarithms of a pixel classifier's
-    class probabilities, (K, X, Y, Z), which are further channels for a `LogPool`; None without a classifier. undo: the
-    way back onto the scan's own grid; frame: that grid, as a volume without values of its own.
+    image: float32 (C, X, Y, Z), normalised, held or read box by box. labels: same grid. scan: geometry facts of the
+    file as it came. target: values to regress, float32 (X, Y, Z), or None where classes are learned. logs: logarithms
+    of a pixel classifier's class probabilities, (K, X, Y, Z), which are further channels for a `LogPool`; None without
+    a classifier. undo: the way back onto the scan's own grid; frame: that grid, as a volume without values of its own.
     """
 
     name: str
-    image: torch.Tensor
+    image: torch.Tensor | ReadByBox
     labels: SparseLabels
     spacing_mm: tuple[float, float, float]
     scan: dict[str, Any]
@@ -42,9 +43,30 @@ class Case:
         at = round((index + 0.5) * length / self.shape[axis] - 0.5)
         return f"{'xyz'[stored]}={length - 1 - at if self.scan['flips'][axis] else at}"
 
+    @property
+    def channels(self) -> int:
+        """C, without what a pixel classifier says."""
+        return int(self.image.shape[0])
+
+    def part(self, box: Box) -> Case:
+        """What lies in a box of the prepared grid, as a case of its own, held in memory; it knows no way back."""
+        at, labels = box.slices(), self.labels
+        cut = replace(
+            labels,
+            classes=labels.classes[at],
+            labeled=labels.labeled[at],
+            affine=labels.affine.shifted(box.start),
+            weight=None if labels.weight is None else labels.weight[at],
+            partial=None if labels.partial is None else labels.partial[at],
+        )
+        logs = None if self.logs is None else Enlarged(self.logs.read(box), (1, 1, 1), cut.shape)
+        target = None if self.target is None else self.target[at]
+        image = torch.from_numpy(read_part(self.image, box))
+        return replace(self, image=image, labels=cut, target=target, logs=logs, undo=None, frame=None)
+
     def seen_by(self, network: Any) -> Image:  # noqa: ANN401  any module that states its channels
         """The channels that `network` takes: without the pixel classifier's where it takes as many as the scan has."""
-        if self.logs is None or getattr(network, "in_channels", None) == len(self.image):
+        if self.logs is None or getattr(network, "in_channels", None) == self.channels:
             return self.image
         return WithChannels(self.image, self.logs)
 

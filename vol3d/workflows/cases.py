@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ import torch
 from vol3d import io
 from vol3d.config import Config
 from vol3d.errors import ConfigError, LabelError
-from vol3d.transforms import Preprocessing
+from vol3d.transforms import PreparedByBox, PreparedImage, Preprocessing
 from vol3d.volume import Affine, SparseLabels, Volume
 from vol3d.workflows.case import Case
 from vol3d.workflows.labels import LabelMeaning
@@ -20,6 +22,9 @@ from vol3d.workflows.listener import Listener
 from vol3d.workflows.meaning import Meaning, find_meaning, read_truth
 from vol3d.workflows.partial import refuse_choices, require_meant, unseen_classes
 from vol3d.workflows.sources import Source, Spacing, content_hash, image_volume
+
+Image = Volume | io.FileScan | io.HeldScan
+_HELD_BYTES = 2e9  # of one channel of all scans, as float32
 
 
 @dataclass(frozen=True)
@@ -61,12 +66,14 @@ def load(
     label_volumes = [read_truth(source, config, spacing_mm) for source in files.labels]
     meaning = find_meaning(label_volumes, config)
     require_meant([volume.name for volume in label_volumes], config.labels)
+    by_box = _by_box(label_volumes, config)
     cases: list[Case] = []
     drawn: list[SparseLabels] = []
     for number, (source, labels) in enumerate(zip(files.images, label_volumes, strict=True)):
-        image = image_volume(source, config.data, spacing_mm)
-        image.require_same_grid(labels)
-        sparse = meaning.sparse(labels, _weight(files, number, image, config))
+        image = _image(source, config, spacing_mm, by_box=by_box)
+        frame = image if isinstance(image, Volume) else image.frame
+        frame.require_same_grid(labels)
+        sparse = meaning.sparse(labels, _weight(files, number, frame, config))
         if not sparse.labeled.any():
             certain = "" if sparse.partial is None else " whose class is certain"
             listener.warn(f"{labels.name} has no labeled voxel{certain}; the case is left out")
@@ -83,11 +90,40 @@ def load(
     unseen = unseen_classes(drawn, config.labels, meaning.table) if isinstance(meaning, LabelMeaning) else None
     if unseen is not None:
         listener.warn(unseen)
-    channels = {case.image.shape[0] for case in cases}
+    channels = {case.channels for case in cases}
     if len(channels) > 1:
-        found = ", ".join(f"{case.name} has {case.image.shape[0]}" for case in cases)
+        found = ", ".join(f"{case.name} has {case.channels}" for case in cases)
         raise ConfigError(f"all images need the same channels: {found}. Select one with --channel.")
     return cases, meaning
+
+
+def _by_box(labels: Sequence[Volume], config: Config) -> bool:
+    """Whether scans, which are as large as their labels, are read box by box; never where they must be resampled."""
+    if config.preprocess.spacing_mm is not None:
+        return False
+    if config.data.by_box is not None:
+        return config.data.by_box
+    return 4.0 * sum(math.prod(volume.shape) for volume in labels) > _HELD_BYTES
+
+
+def _image(source: Source, config: Config, spacing_mm: Spacing, *, by_box: bool) -> Image:
+    """A scan, held or to be read box by box."""
+    data = config.data
+    if not by_box:
+        return image_volume(source, data, spacing_mm)
+    if isinstance(source, (str, Path)):
+        return io.scan_by_box(str(source), channel=data.channel, nan=data.nan, xform=data.xform)
+    return io.HeldScan(image_volume(source, data, spacing_mm))
+
+
+def _prepared(image: Image, preprocessing: Preprocessing) -> PreparedImage | PreparedByBox:
+    """As the network sees it."""
+    if isinstance(image, Volume):
+        return preprocessing.apply(image)
+    found = preprocessing.apply_by_box(image)
+    if found is None:
+        raise AssertionError("scans that are resampled are held")
+    return found.without_samples()
 
 
 def _weight(files: TrainingFiles, number: int, image: Volume, config: Config) -> np.ndarray[Any, Any] | None:
@@ -104,15 +140,16 @@ def _weight(files: TrainingFiles, number: int, image: Volume, config: Config) ->
 
 
 def _prepare(
-    image: Volume,
+    image: Image,
     labels: SparseLabels,
     meaning: Meaning,
     target: np.ndarray[Any, Any] | None,
     preprocessing: Preprocessing,
     hashes: dict[str, str],
 ) -> Case:
-    prepared = preprocessing.apply(image)
+    prepared = _prepared(image, preprocessing)
     x, y, z = (float(v) for v in prepared.affine.spacing)
+    frame = io.HeldScan(image).frame if isinstance(image, Volume) else image.frame
     scan = {
         "shape": list(image.shape),
         "spacing_mm": image.affine.orientation.apply_spacing(image.affine.spacing).tolist(),
@@ -128,13 +165,13 @@ def _prepare(
         target = preprocessing.apply_labels(replace(labels, classes=target, weight=None), image.affine).classes
     return Case(
         image.name,
-        torch.from_numpy(prepared.array),
+        torch.from_numpy(prepared.array) if isinstance(prepared, PreparedImage) else prepared,
         replace(fitted, name=labels.name),
         (x, y, z),
         scan,
         target,
         undo=prepared.undo,
-        frame=replace(image, array=np.broadcast_to(np.uint8(0), (1, *image.shape))),
+        frame=frame,
     )
 
 

@@ -19,7 +19,7 @@ from vol3d.volume import Box
 class WithChannels:
     """An image and, as its further channels, the logarithms of the class probabilities that a classifier gave."""
 
-    image: NDArray[Any] | Tensor | ReadByBox
+    image: Image
     logs: Enlarged
 
     @property
@@ -37,7 +37,7 @@ class WithChannels:
         """The voxels of a box inside the volume, (C + K, *box.size)."""
         found = np.empty((self.shape[0], *box.size), dtype=np.float32)
         own = self.image.shape[0]
-        found[:own] = _read(self.image, box)
+        found[:own] = read_part(self.image, box)
         found[own:] = self.logs.read(box).numpy()
         return found
 
@@ -71,7 +71,8 @@ def part_of(image: Image, box: Box) -> Image:
     return PartOf(image, box)
 
 
-def _read(image: NDArray[Any] | Tensor | ReadByBox, box: Box) -> NDArray[Any]:
+def read_part(image: Image, box: Box) -> NDArray[Any]:
+    """The voxels of a box inside an image, (C, *box.size)."""
     if isinstance(image, (np.ndarray, Tensor)):
         part = image[(slice(None), *box.slices())]
         return part.cpu().numpy() if isinstance(part, Tensor) else part

@@ -12,8 +12,8 @@ from vol3d.config import Config, DataConfig, InstancesConfig, LabelsConfig, Task
 from vol3d.errors import GeometryError, LabelError
 from vol3d.sampling import painted_slices
 from vol3d.sampling.painting import Reach, farthest
-from vol3d.volume import Volume
-from vol3d.workflows.coverage import CodeCoverage, Painting, find_painting, unlabeled_coverage, value_counts
+from vol3d.volume import Volume, value_counts
+from vol3d.workflows.coverage import CodeCoverage, Painting, find_painting, unlabeled_coverage
 from vol3d.workflows.doctor import diagnose
 from vol3d.workflows.finding import AXES, SEVERITIES, Finding, Severity
 from vol3d.workflows.labels import annotated_planes, decide, explained, stored_names, unlabeled_codes

@@ -165,18 +165,6 @@ def find_painting(
     return Painting(classes, tuple(codes), names, planes, counts, tuple(volume.spacing_mm))
 
 
-def value_counts(array: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """(values, ascending; how often each occurs) of integers (…, X, Y, Z); quick where they are short."""
-    if array.dtype.kind not in "iu" or array.dtype.itemsize > 2:
-        return np.unique(array, return_counts=True)
-    low = int(np.iinfo(array.dtype).min)
-    counts = np.zeros(256**array.dtype.itemsize, dtype=np.int64)
-    for plane in array.reshape(-1, *array.shape[-2:]) if array.flags.c_contiguous else array.T:
-        counts += np.bincount(plane.ravel(order="K").astype(np.intp) - low, minlength=len(counts))
-    values = np.flatnonzero(counts)
-    return values + low, counts[values]
-
-
 def unlabeled_coverage(volume: Volume, code: int) -> CodeCoverage:
     """How much of a label file (1, X, Y, Z) holds a code that means unlabeled."""
     here = volume.array[0] == code

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vol3d.transforms.crop import ReadByBox
 from vol3d.workflows.case import Case
 from vol3d.workflows.device import total_bytes
 from vol3d.workflows.plan import Plan
@@ -27,20 +28,28 @@ class Cutting:
     workers: int
     device: torch.device | None = None
 
-    def images(self, cases: Sequence[Case]) -> list[Tensor]:
+    def images(self, cases: Sequence[Case]) -> list[Tensor | ReadByBox]:
         """The cases' images where patches are cut from them."""
-        return [case.image if self.device is None else case.image.to(self.device) for case in cases]
+        if self.device is None:
+            return [case.image for case in cases]
+        return [case.image.to(self.device) for case in cases if isinstance(case.image, Tensor)]
 
 
 def choose_cutting(plan: Plan, cases: Sequence[Case], device: torch.device, processes: int = 1) -> Cutting:
     """As configured; where that is left open, in this process, and for large patches on `device` if it is a GPU.
 
-    Where the volumes would take more than a sixth of the GPU's memory, by up to eight others. processes: that train.
+    Where the volumes would take more than a sixth of the GPU's memory, by up to eight others; where they are read box
+    by box by so many too, on a CPU by one, which reads ahead. processes: that train.
     """
-    configured = plan.config.sampling.workers
-    if configured is not None or not plan.device.is_gpu or math.prod(plan.patch) < _LARGE:
-        return Cutting(configured or 0)
-    needed = sum(math.prod(case.shape) * (_CHANNEL_BYTES * case.image.shape[0] + _LABEL_BYTES) for case in cases)
+    configured, by_box = plan.config.sampling.workers, any(not isinstance(case.image, Tensor) for case in cases)
+    others = max(1, (os.cpu_count() or 1) // processes - 1)
+    if configured is not None:
+        return Cutting(configured)
+    if by_box:  # they read ahead
+        return Cutting(min(_MOST_WORKERS if plan.device.is_gpu else 1, others))
+    if not plan.device.is_gpu or math.prod(plan.patch) < _LARGE:
+        return Cutting(0)
+    needed = sum(math.prod(case.shape) * (_CHANNEL_BYTES * case.channels + _LABEL_BYTES) for case in cases)
     if needed <= total_bytes(device) / _PART:  # of all: what is free changes, and with it the last digits of patches
         return Cutting(0, device)
-    return Cutting(min(_MOST_WORKERS, max(1, (os.cpu_count() or 1) // processes - 1)))
+    return Cutting(min(_MOST_WORKERS, others))

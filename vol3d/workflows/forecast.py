@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from vol3d import io
 from vol3d.baselines.by_box import ByBox
 from vol3d.baselines.pixel_classifier import PixelClassifier, classify
+from vol3d.baselines.reduced import reduced_shape, reduced_spacing
 from vol3d.bundle import ModelBundle
 from vol3d.inference.forward import Runner
 from vol3d.inference.tiles import Tile, TilePlan
@@ -180,12 +181,13 @@ def _seconds(runner: Runner, tile: Tile, plan: TilePlan) -> float:
 
 
 def _classifying(classifier: PixelClassifier, shape: Size, spacing_mm: Sequence[float]) -> float:
-    """Seconds that the pixel classifier will take, from a block of noise."""
-    block = tuple(min(n, _TRIED * factor) for n, factor in zip(shape, classifier.reduction, strict=True))
+    """Seconds that the pixel classifier will take, from a block of noise. shape, spacing_mm: of the scan."""
+    whole, edges = reduced_shape(shape, classifier.reduction), reduced_spacing(spacing_mm, classifier.reduction)
+    block = tuple(min(n, _TRIED) for n in whole)
     noise = torch.rand((classifier.channels, *block), generator=torch.Generator().manual_seed(0))
     begin = time.perf_counter()
-    classify(classifier, noise, spacing_mm, keep_bytes=4e9)
-    return (time.perf_counter() - begin) * math.prod(shape) / math.prod(block)
+    classify(classifier, noise, edges, keep_bytes=4e9)
+    return (time.perf_counter() - begin) * math.prod(whole) / math.prod(block)
 
 
 def _classifying_in_parts(asked: ByBox, part: Box) -> float:

@@ -14,9 +14,10 @@ from vol3d.metrics import Contingency
 from vol3d.report.run_facts import SlicePicture
 from vol3d.report.slices import slice_png
 from vol3d.sampling import HoldOut, painted_slices
-from vol3d.volume import LabelTable
+from vol3d.volume import Box, LabelTable
 from vol3d.workflows.baselines import has_held_out
 from vol3d.workflows.case import Case
+from vol3d.workflows.channels import read_part
 from vol3d.workflows.scores import HeldOutScore
 
 _FULL = 0.5  # of the fullest held-out plane: emptier ones are not looked at
@@ -47,8 +48,13 @@ def held_out_pictures(
         name = f"{names[number]}, slice {case.file_plane(*plane)}"
         file = f"held_out_{which}.png"
         title = f"{name}: mean IoU {iou:.3f}"
-        image = case.image.numpy()
-        slice_png(folder / file, image, held.affine, plane, held.classes, held.labeled, answer, table, title=title)
+        axis, index = plane
+        start, size = [0, 0, 0], list(case.shape)
+        start[axis], size[axis] = index, 1
+        box = Box(tuple(start), tuple(size))
+        drawn, known, predicted = (array[box.slices()] for array in (held.classes, held.labeled, answer))
+        image, affine = read_part(case.image, box), held.affine.shifted(box.start)
+        slice_png(folder / file, image, affine, (axis, 0), drawn, known, predicted, table, title=title)
         pictures.append(SlicePicture(file, name, iou, which))
     return tuple(pictures)
 

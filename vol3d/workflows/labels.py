@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from vol3d.config import LabelsConfig, TaskSpec
 from vol3d.errors import LabelError
-from vol3d.volume import LabelTable, SparseLabels, Volume
+from vol3d.volume import LabelTable, SparseLabels, Volume, value_counts
 from vol3d.workflows.partial import Codes, choices, not_painted, refuse_painted, say_choice, sets_of, split_choices
 
 _MOST = 0.5
@@ -83,7 +83,7 @@ def annotated_planes(volume: Volume, config: LabelsConfig) -> NDArray[np.bool_] 
 def code_counts(volume: Volume, mask: NDArray[np.bool_] | None = None) -> dict[int, int]:
     """Voxels per code, of all voxels or of those in `mask`."""
     values = volume.array[0] if mask is None else volume.array[0][mask]
-    codes, counts = np.unique(values, return_counts=True)
+    codes, counts = value_counts(values)
     return {int(code): int(count) for code, count in zip(codes, counts, strict=True)}
 
 

@@ -9,13 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from vol3d import io
 from vol3d.baselines.by_box import PIECE_BYTES, ByBox, Read
 from vol3d.baselines.pixel_classifier import PixelClassifier, log_probabilities, told_of
-from vol3d.baselines.reduced import Enlarged, Factors, fine_box, reduced_image, reduced_shape, reduced_spacing
+from vol3d.baselines.reduced import Enlarged, read_reduced, reduced_shape, reduced_spacing
 from vol3d.errors import ResourceError
 from vol3d.transforms import PreparedByBox
 from vol3d.transforms.crop import ReadByBox
@@ -25,7 +24,6 @@ from vol3d.workflows.listener import Listener
 
 _EDGES = (320, 256, 192, 128, 64)  # of the parts, in voxels; the larger, the less is read and smoothed twice
 _PIECE_SHARE, _LEAST_PIECE = 0.05, 4e6
-_READ_BYTES = 3e7  # of a scan, at once, to make a coarser grid of
 _FIRST, _SECOND = "pixels-1", "pixels-2"
 
 
@@ -48,7 +46,7 @@ def with_channels(
         yield prepared
         return
     factors, (_, *size) = classifier.reduction, prepared.shape
-    asked = by_box(classifier, size, prepared.affine.spacing.tolist(), _reduced(prepared, factors), memory_bytes)
+    asked = by_box(classifier, size, prepared.affine.spacing.tolist(), read_reduced(prepared, factors), memory_bytes)
     parts = list(parts_of(asked.shape, max(largest_part(asked, memory_bytes).size)))
     told = _Told(tell, 2 * len(parts))
     with io.block_file(output, _SECOND, key, (classifier.classes, *asked.shape)) as second:
@@ -83,24 +81,6 @@ def by_box(
     factors = classifier.reduction
     own, edges = reduced_shape(shape, factors), reduced_spacing(spacing_mm, factors)
     return ByBox(classifier, own, edges, image, piece_bytes(memory_bytes))
-
-
-def _reduced(prepared: PreparedByBox, factors: Factors) -> Read:
-    """Boxes of a scan on a coarser grid, made of a few planes at a time."""
-    if factors == (1, 1, 1):
-        return prepared.read
-    channels, *extents = prepared.shape
-
-    def read(box: Box) -> NDArray[np.float32]:
-        found = np.empty((channels, *box.size), dtype=np.float32)
-        planes = max(1, int(_READ_BYTES / (4.0 * channels * math.prod(factors) * math.prod(box.size[1:]))))
-        for start in range(0, box.size[0], planes):
-            part = Box((start, 0, 0), (planes, *box.size[1:])).clip(box.size)
-            fine = torch.from_numpy(prepared.read(fine_box(part.shift(box.start), factors, extents)))
-            found[(slice(None), *part.slices())] = reduced_image(fine, factors).numpy()
-        return found
-
-    return read
 
 
 def piece_bytes(memory_bytes: float) -> float:

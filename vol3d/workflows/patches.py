@@ -11,8 +11,10 @@ from torch import Tensor
 
 from vol3d.config import AugmentConfig
 from vol3d.sampling import LabeledVoxels, PatchDataset
-from vol3d.transforms import IntensityAugmentation, SpatialAugmentation, cut_patch
-from vol3d.volume import SparseLabels
+from vol3d.transforms import IntensityAugmentation, SpatialAugmentation, crop, cut_patch
+from vol3d.transforms.crop import ReadByBox, crop_read
+from vol3d.transforms.patch import source_box
+from vol3d.volume import Box, SparseLabels
 from vol3d.workflows.case import Case
 
 Triple = tuple[int, int, int]
@@ -56,18 +58,10 @@ class PatchCutter:
         across = self._across(case, voxel, rng)
         size, margin = _volume(self._size, across, 1), _volume(self._margin, across, 0)
         inside = [m // 2 + int(rng.integers(n - m)) for n, m in zip(size, margin, strict=True)]
-        params = self._spatial.draw(rng, size, case.spacing_mm)
-        image, classes, weight = cut_patch(
-            case.image,
-            case.classes,
-            case.weight,
-            params,
-            case.spacing_mm,
-            size,
-            margin,
-            (inside[0], inside[1], inside[2]),
-            voxel,
-        )
+        params, anchor = self._spatial.draw(rng, size, case.spacing_mm), (inside[0], inside[1], inside[2])
+        box = None if isinstance(case.image, Tensor) else source_box(params, case.spacing_mm, size, anchor, voxel)
+        held, at = case.within(box, voxel)
+        image, classes, weight = cut_patch(*held, params, case.spacing_mm, size, margin, anchor, at)
         image = self._intensity(image, rng)
         if across is not None:
             image, classes, weight = image.squeeze(1 + across), classes.squeeze(across), weight.squeeze(across)
@@ -84,12 +78,13 @@ class PatchCutter:
 class TrainingCase:
     """A case as tensors, with the labels that train now.
 
-    image: float32 (C, X, Y, Z). classes: (X, Y, Z), indices or values to regress; K + s where a voxel is only known to
-    be of one of the classes of set s. weight: float32 (X, Y, Z), 0 where unlabeled. labeled_in_plane: for every axis,
-    of how many voxels something is known in each plane across it. All tensors are where `image` is: the case's, moved.
+    image: float32 (C, X, Y, Z), or what is read box by box. classes: (X, Y, Z), indices or values to regress; K + s
+    where a voxel is only known to be of one of the classes of set s. weight: (X, Y, Z), 0 where unlabeled; bool where
+    voxels do not differ in confidence, else float32. labeled_in_plane: for every axis, of how many voxels something is
+    known in each plane across it. All tensors are where `image` is: the case's, moved.
     """
 
-    def __init__(self, case: Case, labels: SparseLabels, image: Tensor | None = None) -> None:
+    def __init__(self, case: Case, labels: SparseLabels, image: Tensor | ReadByBox | None = None) -> None:
         self.image = image = case.image if image is None else image
         self.spacing_mm = case.spacing_mm
         known = labels.known
@@ -99,14 +94,31 @@ class TrainingCase:
             classes = torch.from_numpy(indices.astype(kind, copy=False))
         else:
             classes = torch.from_numpy(case.target)
-        weight = known.astype(np.float32)
-        self.classes = classes.to(image.device)
-        self.weight = torch.from_numpy(weight if labels.weight is None else weight * labels.weight).to(image.device)
+        device = image.device if isinstance(image, Tensor) else "cpu"
+        self.classes = classes.to(device)
+        self.weight = torch.from_numpy(known if labels.weight is None else known * labels.weight).to(device)
         self.labeled_in_plane = tuple(known.sum(axis=tuple(a for a in range(3) if a != axis)) for axis in range(3))
+
+    def within(self, box: Box | None, voxel: Triple) -> tuple[tuple[Tensor, Tensor, Tensor], Triple]:
+        """(image, classes, weight) of a box, mirrored where it reaches outside; where a voxel of the volume is in it.
+
+        None: the whole volume, which must be held.
+        """
+        if isinstance(self.image, Tensor) and box is None:
+            return (self.image, self.classes, self.weight), voxel
+        if isinstance(self.image, Tensor) or box is None:
+            raise AssertionError("a box is read of what is not held")
+        image = torch.from_numpy(np.ascontiguousarray(crop_read(self.image, box)))
+        x, y, z = (a - b for a, b in zip(voxel, box.start, strict=True))
+        return (image, crop(self.classes, box), crop(self.weight, box)), (x, y, z)
 
 
 def patch_dataset(
-    cases: list[Case], labels: list[SparseLabels], cut: PatchCutter, seed: int, images: Sequence[Tensor] = ()
+    cases: list[Case],
+    labels: list[SparseLabels],
+    cut: PatchCutter,
+    seed: int,
+    images: Sequence[Tensor | ReadByBox] = (),
 ) -> PatchDataset[TrainingCase]:
     """Patches of `cases` around the voxels that `labels` (one per case) know something of; see `LabeledVoxels`.
 

@@ -19,6 +19,7 @@ from vol3d.baselines.pixel_classifier import PixelClassifier, classify, learn, l
 from vol3d.baselines.reduced import (
     Enlarged,
     Factors,
+    read_reduced,
     reduced_image,
     reduced_labels,
     reduced_mask,
@@ -32,7 +33,7 @@ from vol3d.inference.forward import Image
 from vol3d.io import available_memory
 from vol3d.sampling import with_whole_slices
 from vol3d.transforms import PreparedImage, Preprocessing
-from vol3d.volume import SparseLabels, Volume
+from vol3d.volume import Box, SparseLabels, Volume
 from vol3d.workflows.case import Case
 from vol3d.workflows.channels import WithChannels
 
@@ -131,8 +132,17 @@ def guide(
 
 def _reduced(case: Case, factors: Factors, classes: int) -> Painted:
     """A case on the classifier's grid."""
-    image, labels = reduced_image(case.image, factors), reduced_labels(case.labels, factors, classes)
-    return Painted(image, labels, reduced_spacing(case.spacing_mm, factors))
+    labels = reduced_labels(case.labels, factors, classes)
+    return Painted(_on_grid(case.image, factors), labels, reduced_spacing(case.spacing_mm, factors))
+
+
+def _on_grid(image: Image, factors: Factors) -> Tensor:
+    """An image on the classifier's grid."""
+    if isinstance(image, Tensor):
+        return reduced_image(image, factors)
+    if isinstance(image, np.ndarray):
+        return reduced_image(torch.from_numpy(image), factors)
+    return torch.from_numpy(read_reduced(image, factors)(Box.whole(reduced_shape(image.shape[1:], factors))))
 
 
 def _without_held_out(known: SparseLabels, labels: SparseLabels, factors: Factors) -> NDArray[np.bool_]:
@@ -160,7 +170,7 @@ def prepare(volume: Volume, bundle: ModelBundle) -> tuple[PreparedImage, Image]:
     prepared = Preprocessing.from_json(bundle.preprocessing).apply(volume)
     if bundle.classifier is None:
         return prepared, prepared.array
-    logs = _logs(bundle.classifier, torch.from_numpy(prepared.array), prepared.spacing_mm)
+    logs = _logs(bundle.classifier, prepared.array, prepared.spacing_mm)
     return prepared, WithChannels(prepared.array, logs)
 
 
@@ -169,8 +179,9 @@ def with_channels(case: Case, classifier: PixelClassifier | None) -> Case:
     return case if classifier is None else replace(case, logs=_logs(classifier, case.image, case.spacing_mm))
 
 
-def _logs(classifier: PixelClassifier, image: Tensor, spacing_mm: Sequence[float]) -> Enlarged:
-    found = log_probabilities(classify(classifier, image, spacing_mm, keep_bytes=kept_bytes()))
+def _logs(classifier: PixelClassifier, image: Image, spacing_mm: Sequence[float]) -> Enlarged:
+    own, edges = _on_grid(image, classifier.reduction), reduced_spacing(spacing_mm, classifier.reduction)
+    found = log_probabilities(classify(classifier, own, edges, keep_bytes=kept_bytes()))
     _, x, y, z = image.shape
     return Enlarged(found, classifier.reduction, (x, y, z))
 

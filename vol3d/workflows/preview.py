@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vol3d.report import preview_png
-from vol3d.volume import LabelTable
+from vol3d.volume import Box, LabelTable
 from vol3d.workflows.around import Looking, answers_around
+from vol3d.workflows.channels import read_part
 from vol3d.workflows.tiling import trained_patch
 
 if TYPE_CHECKING:
@@ -20,8 +23,10 @@ if TYPE_CHECKING:
     from vol3d.workflows.case import Case
     from vol3d.workflows.device import Device
 
+_MOST_VOXELS, _EDGE = 2**24, 192  # of a scan that is shown as a whole; of the part that is shown of a larger one
 _PAINTED = 0.5
 _BINS = 8
+Voxel = tuple[int, int, int]
 
 
 def training_preview(
@@ -32,17 +37,36 @@ def training_preview(
     settings: InferenceConfig,
     indices: NDArray[Any] | None = None,
 ) -> None:
-    """Draw three planes near the middle of `case` that nobody painted, in closest RAS.
+    """Draw three planes near the middle of `case` that nobody painted, in closest RAS; of a large scan a part of them.
 
     indices: what the model predicts, class indices (X, Y, Z); None: only these planes are predicted, now. Where objects
     are learned, insides and borders are shown; values are shown as ranges.
     """
-    middle = _middle(case)
+    middle, title = _middle(case), ""
+    if math.prod(case.shape) > _MOST_VOXELS:
+        box = _around(middle, case.shape)
+        case, middle = case.part(box), _minus(middle, box.start)
+        indices = None if indices is None else indices[box.slices()]
+        begin = ", ".join(f"{letter}={n}" for letter, n in zip("RAS", box.start, strict=True))
+        title = f"a part of the scan that begins at {begin} in closest RAS; planes are counted from there"
     known, table = _known(case, bundle)
     predicted = _predicted(bundle, case, device, settings, middle, known.dtype) if indices is None else indices
     painted = np.where(case.labels.labeled, known, -1)
     layers = [("scan", None), ("painted", painted), ("prediction", predicted)]
-    preview_png(path, case.image.numpy(), case.labels.affine, layers, table, through=middle)
+    image = read_part(case.image, Box.whole(case.shape))
+    preview_png(path, image, case.labels.affine, layers, table, through=middle, title=title)
+
+
+def _around(middle: Voxel, shape: Voxel) -> Box:
+    """A cube with a voxel in its middle, as far as the volume allows."""
+    size = [min(n, _EDGE) for n in shape]
+    start = [min(max(m - k // 2, 0), n - k) for m, k, n in zip(middle, size, shape, strict=True)]
+    return Box(tuple(start), tuple(size))
+
+
+def _minus(voxel: Voxel, start: Sequence[int]) -> Voxel:
+    x, y, z = (a - b for a, b in zip(voxel, start, strict=True))
+    return (x, y, z)
 
 
 def _predicted(
@@ -50,7 +74,7 @@ def _predicted(
     case: Case,
     device: Device,
     settings: InferenceConfig,
-    middle: tuple[int, int, int],
+    middle: Voxel,
     dtype: np.dtype[Any],
 ) -> NDArray[Any]:
     """What the model answers in three planes, as indices (X, Y, Z); 0 elsewhere."""
@@ -87,7 +111,7 @@ def _ranges(values: NDArray[Any], case: Case) -> NDArray[Any]:
     return np.searchsorted(_bounds(case)[1:-1], values)
 
 
-def _middle(case: Case) -> tuple[int, int, int]:
+def _middle(case: Case) -> Voxel:
     """On every axis the plane nearest to the centre of all labels that is hardly painted, if there is one."""
     centre = np.argwhere(case.labels.labeled).mean(axis=0)
     chosen = []

@@ -9,7 +9,7 @@ from vol3d.baselines.reduced import Factors, reduced_shape, reduced_spacing
 from vol3d.workflows.planned import Grid
 
 TIME_SHARE = 0.25  # of a run
-_VOXEL_SECONDS = (3e-6, 5e-7)  # for each channel of a scan, and for each class; measured on two cores
+_VOXEL_SECONDS = (4.5e-6, 7e-7)  # for each channel of a scan, and for each class; measured on two cores of an EPYC
 _MOST_ANSWERS = 2**28  # classes times voxels: a gigabyte for each of the four things that are said of all voxels
 _ALIKE = 1.5  # ratio of edges up to which voxels are made coarser together
 _LEAST_SAMPLES = 16  # along an axis

@@ -90,7 +90,7 @@ def train(  # noqa: PLR0913  the verb that everything hangs on
     if earlier is not None:
         earlier.require_same_classes(meaning)
     grids = [Grid(case.shape, case.spacing_mm, case.scan["order"]) for case in cases]
-    plan = make_plan(settled, grids, cases[0].image.shape[0], meaning.table.names, device, _painted_axes(cases))
+    plan = make_plan(settled, grids, cases[0].channels, meaning.table.names, device, _painted_axes(cases))
     if earlier is not None:
         earlier.require_same_network(plan)
     cases = [with_border_weights(case, meaning, settled.loss, plan.planes) for case in cases]

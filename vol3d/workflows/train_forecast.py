@@ -88,7 +88,7 @@ def _classifier_bytes(plan: Plan, cases: Sequence[Case]) -> float:
     share = kept_bytes() / (2 * len(cases))
     total = 0.0
     for case in cases:
-        voxels, channels = float(math.prod(reduced_shape(case.shape, factors))), case.image.shape[0]
+        voxels, channels = float(math.prod(reduced_shape(case.shape, factors))), case.channels
         features, around = (4.0 * one.count(n) * voxels for one, n in ((recipe, channels), (CONTEXT, told)))
         total += sum(taken if taken <= share else 0.0 for taken in (features, around))
         total += 4.0 * voxels * (3 * plan.outputs + told)
