@@ -1,6 +1,6 @@
 """Memory of prediction: a scan larger than the memory in a child process with a budget, killed once and taken up again.
 
-    python benchmarks/memory.py [--shape 2048,2048,512] [--budget 1GB] [--parts large whole]
+    python benchmarks/memory.py [--shape 2048,2048,512] [--budget 1GB] [--parts large whole train]
 
 large: a uint8 HDF5 scan (2.1 GB with the default shape) goes through a tiny network by `vol3d predict --max-memory`.
 The process is killed (SIGKILL) after a third of the planes and the same command is run again. Printed: what a dry run
@@ -9,6 +9,8 @@ whole: a float32 NIfTI file of 512³ voxels, at once and under 1.4 GB, and in ti
 its array, and what a scan of one such tile takes, which is the program and the network: the rest is what the scan costs.
 The network is the same: three classes, two levels, four channels, drawn weights; with valid convolutions tiles do not
 overlap.
+train: three slices of a uint8 HDF5 scan of 1024×1024×512 voxels are painted, one across each axis, and learned from for
+two minutes: reading what patches need from disk, and holding the scan; the peak over the scan as float32.
 """
 
 import argparse
@@ -32,6 +34,7 @@ from vol3d.networks import build
 from vol3d.transforms import Preprocessing
 from vol3d.volume import LabelTable
 
+PARTS = ["large", "whole", "train"]
 SIDE, TILE = 512, 128
 VOL3D = str(Path(sys.executable).with_name("vol3d"))
 
@@ -159,11 +162,35 @@ def whole(folder: Path, model: Path) -> list[dict]:
     return rows
 
 
+def train(folder: Path) -> list[dict]:
+    shape = (1024, 1024, 512)
+    scan, labels = folder / "scan.h5", folder / "labels.h5"
+    write_scan(scan, shape)
+    x, y, z = shape
+    with h5py.File(scan) as file, h5py.File(labels, "w") as out:
+        drawn = out.create_dataset("label", (z, y, x), np.uint8, chunks=(64, 64, 64), fillvalue=255, compression="lzf")
+        drawn.attrs["element_size_um"] = [1000.0] * 3
+        for at in (np.s_[z // 3], np.s_[:, y // 3], np.s_[:, :, x // 3]):
+            drawn[at] = file["raw"][at] > 128
+    rows = []
+    for what, by_box in (("read by box", "true"), ("held", "false")):
+        run_folder = folder / by_box
+        command = [VOL3D, "train", "-i", str(scan), "-l", str(labels), "--unlabeled", "255", "--time-budget", "2m"]
+        found = run([*command, "-o", str(run_folder), "--set", f"data.by_box={by_box}"])
+        said = found.pop("said")
+        if found["code"]:
+            raise SystemExit(said)
+        iterations = json.loads((run_folder / "run.json").read_text())["iterations"]
+        of_floats = found["peak GB"] * 1e9 / (4.0 * x * y * z)
+        rows.append({"what": what, **found, "of the scan as float32": of_floats, "iterations": iterations})
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", default="2048,2048,512")
     parser.add_argument("--budget", default="1GB")
-    parser.add_argument("--parts", nargs="+", choices=["large", "whole"], default=["large", "whole"])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--padding", choices=["valid", "same"], default="valid")
     options = parser.parse_args()
     shape = tuple(int(n) for n in options.shape.split(","))
@@ -173,7 +200,10 @@ def main() -> None:
             folder = Path(name)
             model = folder / "model.safetensors"
             save_tiny_model(model, options.padding)
-            found = large(folder, model, shape, options.budget) if part == "large" else whole(folder, model)
+            if part == "train":
+                found = train(folder)
+            else:
+                found = large(folder, model, shape, options.budget) if part == "large" else whole(folder, model)
         show(found)
         print()
         rows += [{"part": part, **row} for row in found]

@@ -6,6 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vol3d.sampling import regions_around, whole_region, with_whole_slices
+from vol3d.sampling.windows import judged_part
+from vol3d.volume import Affine, SparseLabels
 
 
 def painted(shape, planes, part=slice(None)):
@@ -73,3 +75,35 @@ def test_half_painted_slices_are_made_whole():
     assert np.array_equal(with_whole_slices(asked), painted((20, 20, 20), [(1, 7)]))
     scribble = painted((20, 20, 20), [(1, 7)], (slice(None), slice(None), slice(0, 4)))
     assert np.array_equal(with_whole_slices(scribble), scribble)
+
+
+def test_parts_of_slices_far_from_each_other_are_boxes_of_their_own():
+    asked = np.zeros((400, 300, 300), dtype=bool)
+    asked[50, :100, :100] = True
+    asked[380, 200:, 200:] = True
+    regions = regions_around(asked, (10, 10, 10))
+    assert sum(region.box.voxels for region in regions) < 0.02 * asked.size
+    assert np.array_equal(put_back(regions, asked.shape), asked)
+
+
+def windowed(shape, planes, classes, **limits):
+    labeled = painted(shape, planes)
+    affine = Affine.from_spacing((1.0, 1.0, 1.0))
+    return judged_part(SparseLabels(classes, labeled, affine), int(classes.max()) + 1, (8, 8, 8), **limits)
+
+
+def test_of_many_held_out_voxels_a_part_is_looked_at():
+    classes = np.zeros((300, 300, 40), np.uint8)
+    classes[260:290, 10:30] = 1  # in one corner of the slice only
+    part = windowed(classes.shape, [(2, 20)], classes, most=1e6, enough=9e5)
+    assert set(np.unique(part.classes[part.labeled])) == {0, 1}
+    assert part.labeled[:, :, 20].any()
+    assert not part.labeled[:, :, :20].any()
+    assert 0.2 < part.labeled.sum() / 300**2 < 0.6
+    assert windowed(classes.shape, [(2, 20)], classes, most=3e6, enough=9e5) is None
+
+
+def test_at_least_one_cube_is_looked_at():
+    classes = np.zeros((300, 300, 40), np.uint8)
+    part = windowed(classes.shape, [(2, 20)], classes, most=1, enough=1)
+    assert part.labeled.sum() == 128**2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from vol3d.sampling.holdout import painted_slices
 from vol3d.sampling.painting import across
 from vol3d.volume import Box
 
+_CELL, _FEW_CELLS = 128, 16  # edge of a cube, in voxels; as many of them are looked at one by one
 _HARDLY_LESS = 0.9  # of the volume's voxels: boxes that hold as many save nothing
 
 
@@ -40,8 +41,9 @@ def with_whole_slices(asked: NDArray[np.bool_]) -> NDArray[np.bool_]:
 def regions_around(asked: NDArray[np.bool_], halo: Sequence[int]) -> list[Region]:
     """Boxes that hold every voxel of `asked` (X, Y, Z) with at least `halo` voxels around it, as far as there are any.
 
-    Each voxel is asked for in one region only. A box per painted slice, one for what is left; boxes that are no smaller
-    apart than together are joined. The whole volume where that is hardly more.
+    Each voxel is asked for in one region only. A box per painted slice; for what is left one, or one per cube of 128
+    voxels where that are few; boxes that are no smaller apart than together are joined. The whole volume where that is
+    hardly more.
     """
     cores = _joined(_cores(asked), halo, asked.shape)
     boxes = [_grown(core, halo, asked.shape) for core in cores]
@@ -62,13 +64,23 @@ def _cores(asked: NDArray[np.bool_]) -> list[Box]:
     left, cores = asked.copy(), []
     for axis, index in painted_slices(asked):
         at = across(axis, index)
-        tight = _tight(left[at])
+        tight = tight_box(left[at])
         if tight is not None:
             start, size = list(tight.start), list(tight.size)
             cores.append(Box((*start[:axis], index, *start[axis:]), (*size[:axis], 1, *size[axis:])))
             left[at] = False
-    rest = _tight(left)
-    return cores if rest is None else [*cores, rest]
+    parts = [part for _, part in cells_of(left)]
+    rest = parts if len(parts) <= _FEW_CELLS else [tight_box(left)]
+    return cores + [part for part in rest if part is not None]
+
+
+def cells_of(mask: NDArray[np.bool_]) -> Iterator[tuple[Box, Box]]:
+    """Cubes that a volume is cut into and that hold any of `mask` (X, Y, Z); and the smallest box around that."""
+    for start in itertools.product(*(range(0, n, _CELL) for n in mask.shape)):
+        cell = Box(start, (_CELL,) * mask.ndim).clip(mask.shape)
+        tight = tight_box(mask[cell.slices()])
+        if tight is not None:
+            yield cell, tight.shift(start)
 
 
 def _joined(cores: list[Box], halo: Sequence[int], shape: tuple[int, ...]) -> list[Box]:
@@ -94,7 +106,7 @@ def _around(one: Box, other: Box) -> Box:
     return Box(start, tuple(b - a for a, b in zip(start, stop, strict=True)))
 
 
-def _tight(mask: NDArray[np.bool_]) -> Box | None:
+def tight_box(mask: NDArray[np.bool_]) -> Box | None:
     """The smallest box that holds everything in `mask`; None where that is nothing."""
     if not mask.any():
         return None

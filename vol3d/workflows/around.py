@@ -20,6 +20,8 @@ from vol3d.workflows.tiling import sees_all, tile_plans
 
 _CONTEXT = 1 / 3  # of a patch on each side; in training half of all voxels see less along some axis
 _LEAST_CONTEXT = 8
+LITTLE_CONTEXT = 24  # voxels on each side, where more would take too long
+MOST_LOOKED_AT, ENOUGH_LOOKED_AT = 2**25, 2**24  # voxels through a network: some ten seconds on two cores, and five
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,8 @@ def answers_around(
 
     asked: bool (X, Y, Z). axis: of a 2-D network, go slice by slice across this one of its axes only. A same-padded
     network whose answers depend on their surroundings looks at boxes around painted slices, in which a voxel has a
-    third of a patch around it along the axes that the network sees; others go through the whole volume, and get there
-    what they get in prediction.
+    third of a patch around it along the axes that the network sees, or less where that would be very many voxels;
+    others go through the whole volume, and get there what they get in prediction.
     """
     image = case.seen_by(network)
     planes = looking.planes if axis is None else (axis,)
@@ -85,11 +87,24 @@ def _regions(
 ) -> Sequence[Region]:
     if patch is None or any(network.margin) or sees_all(network):
         return whole_region(asked)
-    around = [max(_LEAST_CONTEXT, round(_CONTEXT * n)) for n in patch]
+    halo = _along([max(_LEAST_CONTEXT, round(_CONTEXT * n)) for n in patch], planes)
+    found = regions_around(asked, halo)
+    if max(1, len(planes)) * sum(region.box.voxels for region in found) <= MOST_LOOKED_AT:
+        return found
+    return regions_around(asked, [min(n, LITTLE_CONTEXT) for n in halo])
+
+
+def little_context(planes: Sequence[int], dimensions: int) -> list[int]:
+    """How many voxels along each axis of a volume are looked at around asked ones, where more would take too long."""
+    return _along([LITTLE_CONTEXT] * dimensions, planes)
+
+
+def _along(around: Sequence[int], planes: Sequence[int]) -> list[int]:
+    """Numbers along a network's axes as numbers along X, Y and Z; of several planes the largest, 0 where none looks."""
     if not planes:
-        return regions_around(asked, around)
+        return list(around)
     halo = [0, 0, 0]
     for across in planes:
         for axis, n in zip([a for a in range(3) if a != across], around, strict=True):
             halo[axis] = max(halo[axis], n)
-    return regions_around(asked, halo)
+    return halo

@@ -79,7 +79,7 @@ class Budget:
         if validation > 0:
             validations = min(validations, int(_VALIDATION_SHARE * max(left, 0) / validation))
         left *= 1 - PREVIEW_SHARE
-        left -= validation * (validations + 3)  # score, calibration, pictures
+        left -= validation * (validations + 3) if validations else 0.0  # score, calibration, pictures
         iterations = max(1, int(left / step))
         if reestimates(training, iterations):
             iterations = max(1, int(left / step - 2 * REESTIMATION_BATCHES * _FORWARD_SHARE))

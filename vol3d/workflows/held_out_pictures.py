@@ -60,7 +60,7 @@ def held_out_pictures(
 
 
 def held_out_planes(labeled: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """Planes to look at, (axis, index) each: painted slices; where there are none, those with most labeled voxels.
+    """Planes to look at, (axis, index) each: painted slices; where there are none, those with most voxels of all.
 
     A volume of a single slice gives that slice; where more axes have one voxel only there is nothing to look at.
     """
@@ -72,10 +72,9 @@ def held_out_planes(labeled: NDArray[np.bool_]) -> list[tuple[int, int]]:
     found = painted_slices(labeled)
     if found:
         return found
-    for axis in range(3):
-        counts = labeled.sum(axis=tuple(a for a in range(3) if a != axis))
-        found += [(axis, int(i)) for i in np.flatnonzero(counts >= _FULL * counts.max())]
-    return found
+    counts = [labeled.sum(axis=tuple(a for a in range(3) if a != axis)) for axis in range(3)]
+    least = _FULL * max(one.max() for one in counts)
+    return [(axis, int(i)) for axis, one in enumerate(counts) for i in np.flatnonzero(one >= least)]
 
 
 def _ranked(splits: Sequence[HoldOut], answers: Answers, table: LabelTable) -> list[tuple[float, int, tuple[int, int]]]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from vol3d.workflows.case import Case
     from vol3d.workflows.device import Device
 
-_MOST_VOXELS, _EDGE = 2**24, 192  # of a scan that is shown as a whole; of the part that is shown of a larger one
+_MOST_VOXELS, _EDGE = 2**24, 160  # of a scan that is shown as a whole; of the part that is shown of a larger one
 _PAINTED = 0.5
 _BINS = 8
 Voxel = tuple[int, int, int]

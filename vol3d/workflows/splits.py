@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 
 from vol3d.sampling import HoldOut, hold_out
+from vol3d.sampling.windows import judged_part
 from vol3d.volume import SparseLabels
+from vol3d.workflows.around import ENOUGH_LOOKED_AT, MOST_LOOKED_AT, little_context
 from vol3d.workflows.case import Case
 
 
@@ -24,6 +29,23 @@ def split_cases(cases: list[Case], every: int) -> list[HoldOut]:
         HoldOut(nothing[n], case.labels, said) if n in away else HoldOut(case.labels, None, said)
         for n, case in enumerate(cases)
     ]
+
+
+def looked_at(splits: list[HoldOut], classes: int, planes: Sequence[int], dimensions: int) -> list[HoldOut]:
+    """The same with as many held-out labels as can be looked at again and again; what is left out trains nothing.
+
+    classes: how many there are; 0 for values. planes, dimensions: of the network.
+    """
+    halo, passes = little_context(planes, dimensions), max(1, len(planes))
+    share = passes * sum(split.validation is not None for split in splits)
+    found = []
+    for split in splits:
+        part = None
+        if split.validation is not None and classes:
+            limits = {"most": MOST_LOOKED_AT / share, "enough": ENOUGH_LOOKED_AT / share}
+            part = judged_part(split.validation, classes, halo, **limits)
+        found.append(split if part is None else replace(split, validation=part, said=f"{split.said}, a part of them"))
+    return found
 
 
 def _held_volumes(cases: list[Case], every: int) -> set[int]:

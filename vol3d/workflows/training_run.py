@@ -48,7 +48,7 @@ from vol3d.workflows.processes import agree, open_fabric
 from vol3d.workflows.run import Interrupt, Run, RunOutput, provenance
 from vol3d.workflows.run_report import Outcome, report_run
 from vol3d.workflows.scores import Score
-from vol3d.workflows.splits import split_cases
+from vol3d.workflows.splits import looked_at, split_cases
 from vol3d.workflows.stage_end import StageEnd
 from vol3d.workflows.stages import fit_settings, make_stages
 from vol3d.workflows.training_range import training_range
@@ -89,7 +89,9 @@ class TrainingRun:
         training = plan.config.training
         self.table = meaning.table
         self.spec = meaning.spec.model_copy(update={"planes": plan.planes})
-        self.splits = split_cases(cases, training.hold_out_every)
+        classes = 0 if meaning.spec.kind == "regression" else len(meaning.table)
+        splits = split_cases(cases, training.hold_out_every)
+        self.splits = looked_at(splits, classes, plan.planes, plan.network.dimensions)
         for said in dict.fromkeys(split.said for split in self.splits):
             tell.note(said)
         device = plan.device
