@@ -25,6 +25,7 @@ _BATCH = 1024
 _LEARNING_RATE = 2e-2
 _DECAY_POWER = 0.9
 _WEIGHT_DECAY = 1e-2
+_MOST_EPOCHS, _FEWEST_STEPS = 40, 20  # what a few strokes say is soon known by heart
 _BALANCE = 1 / 3  # 0: classes weigh as they were painted, 1: all the same
 
 
@@ -97,6 +98,10 @@ class Perceptrons(nn.Module):
         for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
             maps = torch.relu(torch.baddbmm(bias, maps, weight))
         return torch.baddbmm(self.biases[-1], maps, self.weights[-1])
+
+    def shift(self, offsets: Tensor) -> None:
+        """Add a number to the logits of every class from now on, (K,)."""
+        self.biases[-1].data += offsets.to(self.biases[-1])
 
     @torch.no_grad()
     def answer(self, columns: Tensor) -> Tensor:
@@ -178,9 +183,10 @@ def fit_perceptrons(
     """Learn from labeled voxels; a function of the arguments.
 
     Classes weigh by a root of how often they were painted, voxels by their confidence beside that. learned: for each
-    member the rows that it learns from, None for all.
+    member the rows that it learns from, None for all. steps: at most so many, fewer where there are few voxels.
     """
     generator = torch.Generator().manual_seed(seed)
+    steps = min(steps, max(_FEWEST_STEPS, math.ceil(_MOST_EPOCHS * len(known.classes) / _BATCH)))
     network = Perceptrons(known.rows.shape[1], classes)
     network.mean.copy_(known.rows.mean(0))
     network.sd.copy_(known.rows.std(0, correction=0).clamp_min(1e-6))
@@ -201,6 +207,16 @@ def fit_perceptrons(
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return network.eval().requires_grad_(False)
+
+
+def believed_shares(labels: Sequence[SparseLabels], classes: int) -> NDArray[np.float64]:
+    """By which shares of the classes the probabilities of perceptrons are right, that learned from these labels; (K,).
+
+    What was painted, but for the weights by which they learned.
+    """
+    counts = np.sum([one.counts(classes) for one in labels], axis=0).astype(np.float64)
+    found: NDArray[np.float64] = counts ** (1 - _BALANCE)
+    return found / found.sum()
 
 
 def _balanced(known: LabeledFeatures, classes: int) -> NDArray[np.float32]:

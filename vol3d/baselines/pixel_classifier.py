@@ -58,6 +58,11 @@ class PixelClassifier(nn.Module):
         self.first = Perceptrons(count, classes, members=members, hidden=hidden)
         self.second = Perceptrons(count + around, classes, members=members, hidden=hidden)
 
+    def believe(self, shares: Tensor, before: Tensor) -> None:
+        """Answer as if classes were as frequent as `shares` say, not as `before` says, (K,) each."""
+        there = (shares > 0) & (before > 0)
+        self.second.shift(torch.where(there, torch.log(shares / before), 0.0))
+
     def to_json(self) -> dict[str, Any]:
         """What it is, without its weights; plain JSON values."""
         parts = {"features": self.recipe, "context": self.context}

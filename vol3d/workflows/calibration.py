@@ -108,13 +108,14 @@ def calibrate(
     *,
     current: bool = False,
     class_weights: NDArray[np.float64] | None = None,
+    importance: NDArray[np.float64] | None = None,
 ) -> Calibration:
     """Fit a temperature (Guo et al. 2017) to what `network` says of held-out labels; before it, combine and shift it.
 
     Everything but `network` is what `HeldOut` takes: cases and their held-out labels in one order (None: nothing held),
     at least one labeled voxel in all. Where the cases have channels of a pixel classifier, which must not have seen
     these labels, it is found how much it should count. class_weights: (K,), those of the loss; None or equal ones:
-    nothing to take back.
+    nothing to take back. importance: (K,), how many times as frequent a class is in scans as in labels, or None.
 
     When to call it: at the end of the stage that validates, with the best validated weights, before the refit learns
     from these labels. In `training.fit` that is right after the learner went back to its best weights (it forgets them
@@ -149,7 +150,7 @@ def calibrate(
     if held[0][0].logs is not None:
         said = [case.logs.at(mask) for (case, _), mask in zip(held, masks, strict=True) if case.logs is not None]
         other = torch.cat(said, dim=1).numpy()
-    weight, share = combination(logits, other, classes, class_weights, _groups(masks))
+    weight, share = combination(logits, other, classes, class_weights, _groups(masks), importance)
     found = cross_fitted(combined(logits, other, class_weights, weight, share), classes, half)
     if not share and not weight:
         return found

@@ -22,6 +22,7 @@ def combination(
     classes: NDArray[Any],
     class_weights: NDArray[np.float64] | None,
     groups: NDArray[np.int64],
+    importance: NDArray[np.float64] | None = None,
 ) -> tuple[float, float]:
     """(how much `other` counts, share of the class weights to take back) for a high mean IoU on `classes`.
 
@@ -30,8 +31,9 @@ def combination(
     more. Of these it is the nearest to what is right as a rule. logits: (M, K, N), of M members of one network. other:
     logarithms of a pixel classifier's probabilities, (K, N), or None. class_weights: None or equal ones, nothing to
     take back. groups: (N,), from 0 to `GROUPS` − 1, of voxels that are right or wrong together; the standard error is
-    that of the jackknife that leaves out one of them at a time (Breiman et al. 1984, Tukey 1958). Source of taking back
-    all of the weights: logit adjustment (Menon et al. 2021).
+    that of the jackknife that leaves out one of them at a time (Breiman et al. 1984, Tukey 1958). importance: (K,), how
+    much a voxel of each class counts; None: all the same. Source of taking back all of the weights: logit adjustment
+    (Menon et al. 2021).
     """
     keys = [
         (weight, share)
@@ -41,22 +43,29 @@ def combination(
     scores = []
     for weight, share in keys:
         winner = tempered(combined(logits, other, class_weights, weight, share), 1.0).argmax(axis=0)
-        scores.append(_scores(winner, classes, groups, logits.shape[1]))
+        scores.append(_scores(winner, classes, groups, logits.shape[1], importance))
     best = max(scores, key=lambda found: found[0])
     good = [key for key, found in zip(keys, scores, strict=True) if best[0] - found[0] <= _tolerance(best, found)]
     return min(good, key=lambda key: (abs(key[0] - _USUAL[0]) + abs(key[1] - _USUAL[1]), key))
 
 
 def _scores(
-    winner: NDArray[Any], classes: NDArray[Any], groups: NDArray[np.int64], outputs: int
+    winner: NDArray[Any],
+    classes: NDArray[Any],
+    groups: NDArray[np.int64],
+    outputs: int,
+    importance: NDArray[np.float64] | None,
 ) -> NDArray[np.float64]:
     """Mean IoU of all voxels, then of all but those of each group that there is; over the classes that are there."""
     at = (groups * outputs + classes) * outputs + winner
-    tables = np.bincount(at, minlength=GROUPS * outputs**2).reshape(GROUPS, outputs, outputs)
+    tables = np.bincount(at, minlength=GROUPS * outputs**2).reshape(GROUPS, outputs, outputs).astype(np.float64)
+    if importance is not None:
+        tables *= importance[:, None]
     tables, total = tables[tables.any(axis=(1, 2))], tables.sum(axis=0)
     kept = total - np.concatenate([np.zeros_like(total)[None], tables])
     there, both = kept.sum(axis=2), np.diagonal(kept, axis1=1, axis2=2)
-    iou = both / np.maximum(there + kept.sum(axis=1) - both, 1)
+    union = there + kept.sum(axis=1) - both
+    iou = np.divide(both, union, out=np.zeros_like(union), where=union > 0)
     found: NDArray[np.float64] = (iou * (there > 0)).sum(axis=1) / np.maximum((there > 0).sum(axis=1), 1)
     return found
 

@@ -14,8 +14,9 @@ from scipy.ndimage import binary_dilation
 from torch import Tensor
 
 from vol3d.baselines.features import SLAB_BYTES
-from vol3d.baselines.perceptrons import Painted
+from vol3d.baselines.perceptrons import Painted, believed_shares
 from vol3d.baselines.pixel_classifier import PixelClassifier, classify, learn, log_probabilities
+from vol3d.baselines.priors import class_shares
 from vol3d.baselines.reduced import (
     Enlarged,
     Factors,
@@ -31,22 +32,27 @@ from vol3d.config import Config
 from vol3d.errors import ConfigError
 from vol3d.inference.forward import Image
 from vol3d.io import available_memory
-from vol3d.sampling import with_whole_slices
+from vol3d.sampling import painted_slices, with_whole_slices
 from vol3d.transforms import PreparedImage, Preprocessing
 from vol3d.volume import Box, SparseLabels, Volume
 from vol3d.workflows.case import Case
 from vol3d.workflows.channels import WithChannels
 
+_MOST_OF_IT = 0.5  # of a scan: where more is labeled, classes are as frequent in it as in the labels
 _KEPT_SHARE = 0.25  # of the memory that is free
 _WORK_BYTES = 150.0  # a voxel, while what is coarse is made; measured on two volumes
 
 
 @dataclass(frozen=True, eq=False)
 class Guided:
-    """Cases with further channels beside their images, and the classifier these come from."""
+    """Cases with further channels beside their images, and the classifier these come from.
+
+    shares: how much of the scans every class covers, (K,), where what was painted does not tell; else None.
+    """
 
     cases: list[Case]
     classifier: PixelClassifier
+    shares: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,10 +130,37 @@ def guide(
         keep_bytes=kept_bytes(),
         on_first_stage=first_stage,
     )
+    shares = _settle_shares(*found, known, classes) if _are_strokes(cases) else None
     return [
-        Guided([_guided(case, answer, factors) for case, answer in zip(cases, answers, strict=True)], classifier)
+        Guided(
+            [_guided(case, answer, factors) for case, answer in zip(cases, answers, strict=True)], classifier, shares
+        )
         for classifier, answers in zip(*found, strict=True)
     ]
+
+
+def _are_strokes(cases: Sequence[Case]) -> bool:
+    """Whether nobody painted slices or most of a scan, so that classes are not as frequent in the scan as in paint."""
+    known = [case.labels.known for case in cases]
+    return all(mask.mean() <= _MOST_OF_IT and not painted_slices(mask) for mask in known)
+
+
+def _settle_shares(
+    classifiers: Sequence[PixelClassifier],
+    answers: Sequence[Sequence[Tensor]],
+    known: Sequence[list[SparseLabels]],
+    classes: int,
+) -> NDArray[np.float64]:
+    """Find out how frequent the classes are in the scans; make classifiers, and what they answered, believe in that."""
+    before = [believed_shares(labels, classes) for labels in known]
+    shares = class_shares(list(answers[-1]), before[-1])
+    for classifier, said, believed in zip(classifiers, answers, before, strict=True):
+        classifier.believe(torch.from_numpy(shares), torch.from_numpy(believed))
+        ratio = np.divide(shares, believed, out=np.ones(classes), where=(shares > 0) & (believed > 0))
+        for answer in said:  # in place: they are large
+            answer.mul_(torch.from_numpy(ratio).to(answer)[:, None, None, None])
+            answer.div_(answer.sum(dim=0))
+    return shares
 
 
 def _reduced(case: Case, factors: Factors, classes: int) -> Painted:

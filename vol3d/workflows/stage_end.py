@@ -28,7 +28,8 @@ class StageEnd:
     """The best weights on held-out labels, before these are learned from: how good, and how sure may they be?
 
     known: what is learned from in the end, whose class weights the loss has. earlier: what the run began with.
-    guided: whether the cases have channels of a pixel classifier.
+    guided: whether the cases have channels of a pixel classifier. shares: how much of the scans every class covers,
+    (K,), where what was painted does not tell; None: as much as of what was painted.
     score: None until there is one. answers: what the network predicted where it got that score, class indices
     (X, Y, Z) per case, None where nothing is held out. calibration: of classes, and of fresh runs alone: the network
     of a continued one has seen most labels before.
@@ -44,10 +45,11 @@ class StageEnd:
         tell: Listener,
         *,
         guided: bool = False,
+        shares: NDArray[np.float64] | None = None,
     ) -> None:
         self._held, self._kind, self._table = held, meaning.spec.kind, meaning.table
         self._loss, self._known, self._earlier, self._tell = loss, known, earlier, tell
-        self._guided = guided
+        self._guided, self._shares = guided, shares
         self.calibration: Calibration | None = None
         self.score: Score | None = None
         self.answers: list[NDArray[Any] | None] = held.no_answers()
@@ -74,7 +76,7 @@ class StageEnd:
     def calibrate(self, network: torch.nn.Module) -> Calibration:
         """What held-out labels say of a network as it is."""
         can = _can_shift(network, len(self._table))
-        return self._held.calibrate(network, self._class_weights() if can else None)
+        return self._held.calibrate(network, self._class_weights() if can else None, self._importance())
 
     def read(self, record: dict[str, Any]) -> None:
         """Take up what `measure` gave, if the run got so far."""
@@ -140,8 +142,18 @@ class StageEnd:
         return found
 
     def _class_weights(self) -> NDArray[np.float64]:
+        """By how much each class counts more in training than in the scans: to be taken back from what is learned."""
         found: NDArray[np.float64] = weights_of_classes(self._loss, self._table, self._known).double().numpy()
-        return found
+        importance = self._importance()
+        return found if importance is None else found / importance
+
+    def _importance(self) -> NDArray[np.float64] | None:
+        """How many times as frequent a class is in the scans as in what was painted, (K,); None where that is alike."""
+        if self._shares is None:
+            return None
+        counts = np.sum([labels.counts(len(self._table)) for labels in self._known], axis=0)
+        there = (counts > 0) & (self._shares > 0)
+        return np.divide(self._shares * counts.sum(), counts, out=np.ones(len(counts)), where=there)
 
 
 def _can_shift(network: torch.nn.Module, classes: int) -> bool:

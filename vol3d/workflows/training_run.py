@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -126,7 +127,11 @@ class TrainingRun:
         self.workers, images = cutting.workers, cutting.images(cases)
         self.all_patches = patch_dataset(cases, everything, cut, training.seed, images)
         self.patches = patch_dataset(cases, first, cut, training.seed, images)
-        self.end = StageEnd(self.held, meaning, plan.config.loss, self.known, earlier, tell, guided=bool(self.guided))
+        shares = self.guided[-1].shares if self.guided else None
+        self.end = StageEnd(
+            self.held, meaning, plan.config.loss, self.known, earlier, tell, guided=bool(self.guided), shares=shares
+        )
+        self._tell_shares(shares)
         self.classifier_score: BaselineScore | None = None
         self.reestimates = False
         if self.guided:
@@ -143,6 +148,14 @@ class TrainingRun:
             return []
         known = [first, everything] if refit else [first]
         return guide(self.cases, known, self.plan.config, len(self.table), on_first_stage=self._early_preview)
+
+    def _tell_shares(self, shares: NDArray[np.float64] | None) -> None:
+        """Say how much of the scans every class is thought to cover, where strokes were drawn."""
+        if shares is not None:
+            self.run.record["class_shares"] = shares.tolist()
+            found = ", ".join(f"{n} {100 * p:.2g} %" for n, p in zip(self.table.names[:12], shares, strict=False))
+            more = " …" if len(shares) > 12 else ""
+            self.tell.note(f"strokes do not tell how much of a scan a class covers; it looks like {found}{more}")
 
     def go(self, resuming: bool) -> TrainResult:
         """Fit, measure, save."""

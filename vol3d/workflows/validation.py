@@ -70,7 +70,12 @@ class HeldOut:
                 return self._values(network)
             return self._classes(network)
 
-    def calibrate(self, network: Any, class_weights: NDArray[np.float64] | None) -> Calibration:  # noqa: ANN401  as above
+    def calibrate(
+        self,
+        network: Any,  # noqa: ANN401  as above
+        class_weights: NDArray[np.float64] | None,
+        importance: NDArray[np.float64] | None = None,
+    ) -> Calibration:
         """How sure `network` may be of the held-out voxels; see `calibration.calibrate`."""
         return calibrate(
             network,
@@ -79,6 +84,7 @@ class HeldOut:
             self._looking,
             current=self._current,
             class_weights=class_weights,
+            importance=importance,
         )
 
     def score_of(self, answers: list[NDArray[Any] | None]) -> HeldOutScore:
