@@ -7,10 +7,12 @@ import torch
 from vol3d.config import InferenceConfig, UNetConfig
 from vol3d.inference import plan_axes, plan_for, predict_axes
 from vol3d.networks import build
+from vol3d.sampling import HoldOut
 from vol3d.volume import Affine, Box, SparseLabels
 from vol3d.workflows.around import Looking, answers_around
 from vol3d.workflows.case import Case
 from vol3d.workflows.device import Device
+from vol3d.workflows.splits import looked_at
 
 SHAPE = (90, 40, 44)
 
@@ -58,3 +60,36 @@ def test_labels_all_over_the_volume_take_all_of_it():
     assert parts[0].box.start == (0, 0, 0)
     assert parts[-1].box.stop == Box.whole(SHAPE).stop
     assert sum(int(part.asked.sum()) for part in parts) == asked.sum()
+
+
+def test_of_held_out_slices_in_a_large_scan_a_part_is_judged(monkeypatch):
+    shape = (300, 260, 60)
+    classes, labeled = np.zeros(shape, np.uint8), np.zeros(shape, bool)
+    classes[:100, :100], labeled[:, :, 30] = 1, True
+    labels = SparseLabels(classes, labeled, Affine.from_spacing((1.0, 1.0, 1.0)))
+    nothing = SparseLabels(classes, np.zeros(shape, bool), labels.affine)
+    splits = [HoldOut(nothing, labels, "held out: z=30"), HoldOut(nothing, None, "nothing")]
+    assert looked_at(splits, 2, (0, 1, 2), 2) == splits
+    monkeypatch.setattr("vol3d.workflows.splits.MOST_LOOKED_AT", 2e6)
+    monkeypatch.setattr("vol3d.workflows.splits.ENOUGH_LOOKED_AT", 2e6)
+    assert looked_at(splits, 2, (2,), 2) == splits  # across the slice's own axis one plane is enough
+    assert looked_at(splits, 0, (0, 1, 2), 2) == splits  # values
+    found = looked_at(splits, 2, (0, 1, 2), 2)
+    part = found[0].validation
+    assert 0.05 < part.labeled.sum() / labeled.sum() < 0.7
+    assert part.counts(2).min() > 0
+    assert not (part.labeled & ~labeled).any()
+    assert found[0].said == "held out: z=30, a part of them"
+    assert found[0].training is nothing
+    assert found[1] is splits[1]
+
+
+def test_less_is_looked_at_around_slices_where_that_is_very_much(monkeypatch):
+    network, case = made(2)
+    asked = np.zeros(SHAPE, bool)
+    asked[42] = True
+    looking = Looking(Device("cpu"), InferenceConfig(), (0, 1, 2), (90, 90))
+    wide = {part.box.start[0] for part in answers_around(network, case, asked, looking, logits=True)}
+    monkeypatch.setattr("vol3d.workflows.around.MOST_LOOKED_AT", 1e5)
+    near = {part.box.start[0] for part in answers_around(network, case, asked, looking, logits=True)}
+    assert (min(wide), min(near)) == (12, 18)

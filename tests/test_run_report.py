@@ -567,3 +567,10 @@ def test_commands_name_files_without_folders(tmp_path):
         "array",
         "c.h5:",
     ]
+
+
+def test_where_parts_of_slices_are_held_out_the_planes_with_most_of_them_are_looked_at():
+    labeled = np.zeros((60, 50, 40), bool)
+    labeled[20, :20, :20] = True
+    labeled[:25, 30, 20:] = True
+    assert held_out_planes(labeled) == [(0, 20), (1, 30)]

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vol3d.sampling.regions import cells_of
 from vol3d.volume import SparseLabels
@@ -17,9 +16,9 @@ def judged_part(
 ) -> SparseLabels | None:
     """The labels in some cubes of the volume; None where looking at all of them costs no more than `most` voxels.
 
-    What a cube costs are the voxels of the box around its labels, wider by `halo` along every axis. Cubes are taken
-    until they cost `enough`: each time the one that adds most to what is known of the classes for its cost, classes
-    that are hardly there yet counting most, but always one. classes: how many there are.
+    What a cube costs are the voxels of the box around its labels, wider by `halo` along every axis; what it is worth is
+    which part of the labels of every class it holds, so that rare classes count as much as others. Cubes are taken in
+    the order of their worth for their cost until they cost `enough`, but always one. classes: how many there are.
     """
     cells, costs, counts = [], [], []
     for cell, tight in cells_of(labels.labeled):
@@ -29,22 +28,12 @@ def judged_part(
         counts.append(np.bincount(labels.classes[cell.slices()][known], minlength=classes))
     if sum(costs) <= most:
         return None
-    mask = np.zeros(labels.shape, dtype=bool)
-    for number in _chosen(np.array(costs, dtype=float), np.array(counts, dtype=float), enough):
-        mask[cells[number].slices()] = True
-    return labels.within(mask)
-
-
-def _chosen(costs: NDArray[np.float64], counts: NDArray[np.float64], enough: float) -> list[int]:
-    """Which cells are taken. counts: (cells, classes)."""
-    found: list[int] = []
-    total, spent = np.zeros(counts.shape[1]), 0.0
-    while len(found) < len(costs):
-        gain = (np.log1p(total + counts) - np.log1p(total)).sum(axis=1) / costs
-        gain[found] = -1
-        best = int(gain.argmax())
-        if found and spent + costs[best] > enough:
+    many = np.array(counts, dtype=float)
+    worth = (many / np.maximum(many.sum(axis=0), 1)).sum(axis=1) / costs
+    mask, spent = np.zeros(labels.shape, dtype=bool), 0.0
+    for number in np.argsort(-worth, kind="stable").tolist():
+        if spent and spent + costs[number] > enough:
             break
-        found.append(best)
-        total, spent = total + counts[best], spent + costs[best]
-    return found
+        mask[cells[number].slices()] = True
+        spent += costs[number]
+    return labels.within(mask)

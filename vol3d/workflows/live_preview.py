@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 PREVIEW_FILE = "preview.nii.gz"
 PREVIEW_SHARE = 0.05  # of a run's time, at most
-_SECONDS_PER_VOXEL = 1e-6  # until one was made
+_SECONDS_PER_VOXEL, _FEW_CLASSES = 1e-6, 10  # until one was made; more classes take longer
+_MOST_VOXELS = 2**28  # writing more would take a minute
 
 
 class LivePreview:
@@ -40,11 +41,12 @@ class LivePreview:
         self.path = folder / PREVIEW_FILE
         self._case, self._table, self._plan = case, table, plan
         self._began, self._spent = began, 0.0
-        self._expected = _SECONDS_PER_VOXEL * math.prod(case.shape)
+        self._expected = _SECONDS_PER_VOXEL * math.prod(case.shape) * max(1.0, len(table) / _FEW_CLASSES)
 
     def show(self, found: Enlarged) -> None:
-        """Write the most probable classes. found: of (K, X, Y, Z), probabilities or their logarithms."""
-        self._write(found.slabs())
+        """Write the most probable classes; nothing of a scan that is too large. found: probabilities, or logarithms."""
+        if math.prod(found.shape) <= _MOST_VOXELS:
+            self._write(found.slabs())
 
     @property
     def affordable(self) -> bool:

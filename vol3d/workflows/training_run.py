@@ -222,7 +222,7 @@ class TrainingRun:
         if found is None or number or self.run.length is not None or not self.fabric.is_global_zero:
             return
         self.preview.show(found)
-        if "first_preview_seconds" not in self.run.record:
+        if self.preview.path.exists() and "first_preview_seconds" not in self.run.record:
             self.run.record["first_preview_seconds"] = round(self.budget.elapsed(), 1)
             self.tell.note(f"first preview after {self.budget.elapsed():.0f} s: {self.preview.path}")
 
