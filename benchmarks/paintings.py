@@ -61,6 +61,8 @@ ROWS = {
     "ct_torso, five axial slices": slices(0, 0, 5),
     "ct_torso, slices 3,3,2": slices(3, 3, 2),
     "mr_torso, five axial slices": slices(0, 0, 5),
+    "ct_torso, scribbles": scribbles,
+    "mr_torso, scribbles": scribbles,
     "nuclei_a, scribbles": scribbles,
     "ovule_walls, scribbles": scribbles,
 }

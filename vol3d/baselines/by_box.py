@@ -52,7 +52,8 @@ class ByBox:
         """Class probabilities, float32 (K, *box.size). first: reads what `first` gave."""
         features = self._features(self.image, self.classifier.recipe, box)
         both = [features, self._features(first, self.classifier.context, box)]
-        return _answers(self.classifier.second, both, self._pieces(box, self.classifier.second))
+        found = _answers(self.classifier.second, both, self._pieces(box, self.classifier.second))
+        return self.classifier.settled(found)
 
     def bytes_of(self, box: Box) -> float:
         """Memory that either stage takes for a box, about."""

@@ -99,10 +99,6 @@ class Perceptrons(nn.Module):
             maps = torch.relu(torch.baddbmm(bias, maps, weight))
         return torch.baddbmm(self.biases[-1], maps, self.weights[-1])
 
-    def shift(self, offsets: Tensor) -> None:
-        """Add a number to the logits of every class from now on, (K,)."""
-        self.biases[-1].data += offsets.to(self.biases[-1])
-
     @torch.no_grad()
     def answer(self, columns: Tensor) -> Tensor:
         """Class probabilities, float32 (K, N): the mean of the members. columns: features (F, N).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -37,7 +38,8 @@ class PixelClassifier(nn.Module):
     The second sees, beside the features of the image, those of the first one's class probabilities at some scales: what
     is around a voxel then counts as what it is taken for, not only as how it looks. channels: of the image. classes: K.
     recipe, context: the features of the image and of the probabilities. reduction: along each axis, of how many voxels
-    of a scan the mean is one of those that both look at. Source: auto-context (Tu & Bai 2010).
+    of a scan the mean is one of those that both look at. factors: how many times as frequent each class is in scans as
+    the second stage believes, None: as frequent. Source: auto-context (Tu & Bai 2010).
     """
 
     def __init__(
@@ -54,14 +56,17 @@ class PixelClassifier(nn.Module):
         super().__init__()
         self.channels, self.classes, self.recipe, self.context = channels, classes, recipe, context
         self.reduction = reduction
+        self.factors: tuple[float, ...] | None = None
         count, around = recipe.count(channels), context.count(told_of(classes))
         self.first = Perceptrons(count, classes, members=members, hidden=hidden)
         self.second = Perceptrons(count + around, classes, members=members, hidden=hidden)
 
-    def believe(self, shares: Tensor, before: Tensor) -> None:
-        """Answer as if classes were as frequent as `shares` say, not as `before` says, (K,) each."""
-        there = (shares > 0) & (before > 0)
-        self.second.shift(torch.where(there, torch.log(shares / before), 0.0))
+    def settled(self, answer: Tensor) -> Tensor:
+        """What the second stage's members say in the mean, (K, ...), by the `factors`; the tensor itself is changed."""
+        if self.factors is None:
+            return answer
+        answer.mul_(torch.tensor(self.factors).to(answer).view(-1, *[1] * (answer.ndim - 1)))
+        return answer.div_(answer.sum(dim=0))
 
     def to_json(self) -> dict[str, Any]:
         """What it is, without its weights; plain JSON values."""
@@ -70,6 +75,7 @@ class PixelClassifier(nn.Module):
             "members": self.first.members,
             "hidden": self.first.hidden,
             "reduction": list(self.reduction),
+            "factors": None if self.factors is None else list(self.factors),
             **{name: {key: list(value) for key, value in vars(part).items()} for name, part in parts.items()},
         }
 
@@ -77,17 +83,21 @@ class PixelClassifier(nn.Module):
     def from_json(cls, value: object, channels: int, classes: int, name: str) -> PixelClassifier:
         """The inverse of `to_json`, with weights to be loaded. Raises `ModelError` on anything else, naming `name`."""
         keys = {"members", "hidden", "features", "context"}
-        if isinstance(value, dict) and value.keys() - {"reduction"} == keys:  # earlier models look at every voxel
+        if isinstance(value, dict) and value.keys() - {"reduction", "factors"} == keys:  # earlier models have none
             sizes, recipes = (value["members"], value["hidden"]), (value["features"], value["context"])
             modest = all(type(n) is int and 0 < n <= _LARGEST for n in sizes)
-            factors = value.get("reduction", [1, 1, 1])
-            if modest and _is_reduction(factors) and all(_is_recipe(one) for one in recipes):
+            reduction: Any = value.get("reduction", [1, 1, 1])
+            factors: Any = value.get("factors")
+            known = _is_reduction(reduction) and _are_factors(factors, classes)
+            if modest and known and all(_is_recipe(one) for one in recipes):
                 recipe, context = (Recipe(**{key: tuple(scales) for key, scales in one.items()}) for one in recipes)
-                x, y, z = factors
+                x, y, z = reduction
                 members, hidden = sizes
-                return cls(
+                found = cls(
                     channels, classes, recipe, context=context, members=members, hidden=hidden, reduction=(x, y, z)
                 )
+                found.factors = None if factors is None else tuple(factors)
+                return found
         raise ModelError(
             f"{name} describes no pixel classifier that this version knows: {str(value)[:100]}. Train it again."
         )
@@ -104,6 +114,13 @@ def _is_recipe(value: object) -> bool:
 
 def _is_reduction(value: object) -> bool:
     return isinstance(value, list) and len(value) == 3 and all(type(n) is int and 0 < n <= _MOST_REDUCED for n in value)
+
+
+def _are_factors(value: object, classes: int) -> bool:
+    if value is None:
+        return True
+    numbers = isinstance(value, list) and len(value) == classes and all(type(n) in {int, float} for n in value)
+    return numbers and all(0 < n < math.inf for n in value)
 
 
 def told_of(classes: int) -> int:
@@ -181,7 +198,7 @@ def classify(
     maps = FeatureMaps(image, spacing_mm, classifier.recipe, keep_bytes=keep_bytes / 2)
     said = _answers([classifier.first], maps, None, image.shape[1:], [None])[0]
     context = FeatureMaps(said[: told_of(classifier.classes)], spacing_mm, classifier.context)
-    return _answers([classifier.second], maps, context, image.shape[1:], [None])[0]
+    return classifier.settled(_answers([classifier.second], maps, context, image.shape[1:], [None])[0])
 
 
 def _answers(

@@ -155,11 +155,10 @@ def _settle_shares(
     before = [believed_shares(labels, classes) for labels in known]
     shares = class_shares(list(answers[-1]), before[-1])
     for classifier, said, believed in zip(classifiers, answers, before, strict=True):
-        classifier.believe(torch.from_numpy(shares), torch.from_numpy(believed))
-        ratio = np.divide(shares, believed, out=np.ones(classes), where=(shares > 0) & (believed > 0))
-        for answer in said:  # in place: they are large
-            answer.mul_(torch.from_numpy(ratio).to(answer)[:, None, None, None])
-            answer.div_(answer.sum(dim=0))
+        there = (shares > 0) & (believed > 0)
+        classifier.factors = tuple(np.divide(shares, believed, out=np.ones(classes), where=there).tolist())
+        for answer in said:
+            classifier.settled(answer)
     return shares
 
 
