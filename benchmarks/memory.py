@@ -6,7 +6,7 @@ large: a uint8 HDF5 scan (2.1 GB with the default shape) goes through a tiny net
 The process is killed (SIGKILL) after a third of the planes and the same command is run again. Printed: what a dry run
 expects, the peak resident size of either process over the budget, the time, and how many planes the second run found.
 whole: a float32 NIfTI file of 512³ voxels, at once and under 1.4 GB, and in tiles of 128³; the peak over the size of
-its array, and what a scan of one such tile takes, which is the program and the network: the rest is what the scan costs.
+its array, and what a scan of one such tile takes, which is the program and the network: the rest is what a scan costs.
 The network is the same: three classes, two levels, four channels, drawn weights; with valid convolutions tiles do not
 overlap.
 train: three slices of a uint8 HDF5 scan of 1024×1024×512 voxels are painted, one across each axis, and learned from for

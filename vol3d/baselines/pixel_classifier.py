@@ -119,8 +119,9 @@ def _is_reduction(value: object) -> bool:
 def _are_factors(value: object, classes: int) -> bool:
     if value is None:
         return True
-    numbers = isinstance(value, list) and len(value) == classes and all(type(n) in {int, float} for n in value)
-    return numbers and all(0 < n < math.inf for n in value)
+    if not isinstance(value, list) or len(value) != classes:
+        return False
+    return all(type(n) in {int, float} and 0 < n < math.inf for n in value)
 
 
 def told_of(classes: int) -> int:
