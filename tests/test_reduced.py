@@ -1,6 +1,7 @@
 """A pixel classifier on a coarser grid: what is reduced, what is enlarged again, and when."""
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from vol3d import io
 from vol3d.baselines.pixel_classifier import PixelClassifier, classify, log_probabilities
 from vol3d.baselines.reduced import (
     Enlarged,
+    read_reduced,
     reduced_image,
     reduced_labels,
     reduced_mask,
@@ -47,6 +49,26 @@ def test_voxels_of_the_coarse_grid_are_means_also_where_fewer_are_left():
     assert found.shape == (2, 5, 4, 5)
     for place, part in blocks():
         assert torch.allclose(found[(slice(None), *place)], image[(slice(None), *part)].mean((1, 2, 3)), atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(1, 7, 2), (3, 4, 4), (2, 1, 1)])
+def test_a_scan_may_be_smaller_than_a_voxel_of_the_coarse_grid(shape):
+    image = torch.from_numpy(np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32))
+    found = reduced_image(image, (4, 3, 4))
+    assert found.shape[1:] == reduced_shape(shape, (4, 3, 4))
+    assert torch.isclose(found[0, 0, 0, 0], image[0, :4, :3, :4].mean())
+    assert Enlarged(found, (4, 3, 4), shape).read(Box.whole(shape)).isfinite().all()
+
+
+def test_boxes_of_the_coarse_grid_are_parts_of_it(monkeypatch):
+    monkeypatch.setattr("vol3d.baselines.reduced._READ_BYTES", 4 * 2 * 3 * 4 * 4)  # a plane at a time
+    image = torch.from_numpy(np.random.default_rng(0).normal(size=(2, *SHAPE)).astype(np.float32))
+    whole, shape = reduced_image(image, FACTORS), reduced_shape(SHAPE, FACTORS)
+    read = read_reduced(
+        SimpleNamespace(shape=image.shape, read=lambda box: image[(slice(None), *box.slices())].numpy()), FACTORS
+    )
+    for box in (Box.whole(shape), Box((4, 1, 2), (1, 3, 2)), Box((0, 3, 0), (3, 1, 5))):
+        assert np.allclose(read(box), whole[(slice(None), *box.slices())], atol=1e-6)
 
 
 def test_labels_of_the_coarse_grid_are_the_most_frequent_ones():

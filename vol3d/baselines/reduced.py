@@ -118,13 +118,14 @@ def reduced_image(image: Tensor, factors: Factors) -> Tensor:
     """Means over the voxels that a voxel of the coarse grid stands for, float32 (C, x, y, z); image: (C, X, Y, Z)."""
     if factors == (1, 1, 1):
         return image
-    pooled = [
+    window = tuple(min(n, factor) for n, factor in zip(image.shape[1:], factors, strict=True))
+    means = [
         torch.nn.functional.avg_pool3d(
-            channel[None].to(torch.float32), factors, ceil_mode=True, count_include_pad=False
+            channel[None].to(torch.float32), window, factors, ceil_mode=True, count_include_pad=False
         )
         for channel in image
     ]
-    return torch.cat(pooled)
+    return torch.cat(means)
 
 
 def read_reduced(image: ReadValues, factors: Factors) -> Callable[[Box], NDArray[np.float32]]:
