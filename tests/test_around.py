@@ -69,12 +69,13 @@ def test_of_held_out_slices_in_a_large_scan_a_part_is_judged(monkeypatch):
     labels = SparseLabels(classes, labeled, Affine.from_spacing((1.0, 1.0, 1.0)))
     nothing = SparseLabels(classes, np.zeros(shape, bool), labels.affine)
     splits = [HoldOut(nothing, labels, "held out: z=30"), HoldOut(nothing, None, "nothing")]
-    assert looked_at(splits, 2, (0, 1, 2), 2) == splits
-    monkeypatch.setattr("vol3d.workflows.splits.MOST_LOOKED_AT", 2e6)
-    monkeypatch.setattr("vol3d.workflows.splits.ENOUGH_LOOKED_AT", 2e6)
-    assert looked_at(splits, 2, (2,), 2) == splits  # across the slice's own axis one plane is enough
-    assert looked_at(splits, 0, (0, 1, 2), 2) == splits  # values
-    found = looked_at(splits, 2, (0, 1, 2), 2)
+    cpu = Device("cpu")
+    assert looked_at(splits, 2, (0, 1, 2), 2, cpu) == splits
+    monkeypatch.setattr("vol3d.workflows.around.MOST_LOOKED_AT", 4e6)
+    assert looked_at(splits, 2, (2,), 2, cpu) == splits  # across the slice's own axis one plane is enough
+    assert looked_at(splits, 0, (0, 1, 2), 2, cpu) == splits  # values
+    assert looked_at(splits, 2, (0, 1, 2), 2, Device("cuda")) == splits
+    found = looked_at(splits, 2, (0, 1, 2), 2, cpu)
     part = found[0].validation
     assert 0.05 < part.labeled.sum() / labeled.sum() < 0.7
     assert part.counts(2).min() > 0

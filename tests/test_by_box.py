@@ -10,7 +10,7 @@ import vol3d
 from vol3d import io
 from vol3d.bundle import ModelBundle
 from vol3d.config import AugmentConfig, parse_config
-from vol3d.errors import FileFormatError
+from vol3d.errors import ConfigError, FileFormatError
 from vol3d.transforms import Preprocessing, SpatialAugmentation
 from vol3d.transforms.fields import place
 from vol3d.transforms.patch import source_box
@@ -116,10 +116,17 @@ def test_a_training_reads_box_by_box_whoever_cuts_the_patches(tmp_path):
 def test_scans_are_held_where_they_are_small_or_must_be_resampled(tmp_path, monkeypatch):
     paths = write(tmp_path)
     assert isinstance(loaded(paths, None).image, torch.Tensor)
-    assert isinstance(loaded(paths, True, preprocess={"spacing_mm": [2.0, 2.0, 2.0]}).image, torch.Tensor)
+    with pytest.raises(ConfigError, match="leave one of them out"):
+        loaded(paths, True, preprocess={"spacing_mm": [2.0, 2.0, 2.0]})
     monkeypatch.setattr("vol3d.workflows.cases._HELD_BYTES", 1e4)
+    assert isinstance(loaded(paths, None).image, torch.Tensor)
+    monkeypatch.setattr("vol3d.workflows.cases._HELD_SHARE", 0.0)
+    assert isinstance(loaded(paths, None, preprocess={"spacing_mm": [2.0, 2.0, 2.0]}).image, torch.Tensor)
     assert not isinstance(loaded(paths, None).image, torch.Tensor)
     assert isinstance(loaded(paths, False).image, torch.Tensor)
+    monkeypatch.setattr("vol3d.io.boxes._CHUNK_CACHE_BYTES", 1)  # chunks that would be unpacked for every patch
+    assert isinstance(loaded(paths, None).image.source, io.HeldScan)
+    assert isinstance(loaded(paths, True).image.source, io.FileScan)
 
 
 def test_arrays_are_handed_out_box_by_box_too():

@@ -1,14 +1,17 @@
 """How frequent classes are in a scan of which strokes were drawn."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from workflow_parts import UNLABELED, balls
 
 import vol3d
-from vol3d.baselines.perceptrons import believed_shares
+from vol3d.baselines.perceptrons import LabeledFeatures, fit_perceptrons
 from vol3d.baselines.pixel_classifier import PixelClassifier, classify
 from vol3d.baselines.priors import class_shares
+from vol3d.bundle import ModelBundle
 from vol3d.config import parse_config
 from vol3d.errors import ModelError
 from vol3d.volume import Affine, SparseLabels
@@ -38,9 +41,18 @@ def test_shares_are_found_whatever_was_believed_before(shares):
     assert np.isclose(found.sum(), 1)
 
 
-def test_a_class_that_nobody_painted_has_no_share():
-    found = class_shares([answers((0.6, 0.4), (0.5, 0.5))], np.array([0.5, 0.0]))
-    assert found.tolist() == [1.0, 0.0]
+def test_a_class_that_nobody_painted_has_no_share_and_takes_none():
+    believed = (0.5, 0.5)
+    said = answers((0.9, 0.1), believed)
+    third = torch.where(said[:1] > 0.5, 1e-4, 1e-7)  # a little more where it is the first class
+    found = class_shares([torch.cat([said, third]) / (1 + third)], np.array([*believed, 0.0]))
+    assert np.abs(found - (0.9, 0.1, 0.0)).max() < 0.02
+    assert found[2] == 0
+
+
+def test_rare_classes_are_found_to_be_rare():
+    found = class_shares([answers((0.998, 0.002), (0.5, 0.5))], np.array([0.5, 0.5]))
+    assert found[1] < 0.003
 
 
 def test_large_scans_are_looked_at_here_and_there(monkeypatch):
@@ -50,10 +62,16 @@ def test_large_scans_are_looked_at_here_and_there(monkeypatch):
 
 
 def test_what_perceptrons_believe_in_lies_between_the_paint_and_all_alike():
-    classes = np.zeros((10, 10, 10), np.uint8)
-    classes[:1] = 1
-    found = believed_shares([SparseLabels(classes, np.ones(classes.shape, bool), UNIT)], 2)
-    assert 0.1 < found[1] < 0.5
+    rng = np.random.default_rng(0)
+    classes = (rng.random(2000) < 0.1).astype(np.int64)
+    rows = torch.from_numpy(rng.normal(size=(2000, 3)).astype(np.float32))
+    zeros = np.zeros(2000, np.int64)
+    found = [
+        fit_perceptrons(LabeledFeatures(rows, classes, weight, zeros, zeros), 2, steps=1).believed
+        for weight in (np.ones(2000), np.where(classes == 1, 1.0, 0.1))
+    ]
+    assert classes.mean() < found[0][1] < 0.5
+    assert found[1][1] > 0.5  # voxels by their confidence
 
 
 def stroked():
@@ -115,7 +133,13 @@ def test_a_run_says_how_frequent_it_takes_classes_to_be(tmp_path):
     )
     assert result.bundle is not None
     [said] = [text for text in told if "strokes" in text]
-    assert "background" in said
+    shares = json.loads((tmp_path / "run" / "run.json").read_text())["class_shares"]
+    assert abs(shares[1] - (classes == 1).mean()) < 0.08
+    assert f"background {100 * shares[0]:.2g} %" in said
+    factors = result.bundle.classifier.factors
+    assert factors[0] > 1 > factors[1]
+    saved = ModelBundle.load(tmp_path / "run" / "model.safetensors")
+    assert saved.classifier.factors == factors
 
 
 def test_held_out_voxels_count_as_often_as_their_class_is_met():

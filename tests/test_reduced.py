@@ -137,6 +137,7 @@ def test_a_slope_stays_a_slope_between_the_middles_of_blocks():
         ((20, 20, 20), (1.0, 1.0, 1.0), 1, 2, 0.001, (1, 1, 1)),
         ((400, 400, 400), (1.0, 1.0, 1.0), 4, 2, 300, (3, 3, 3)),
         ((400, 400, 400), (1.0, 1.0, 1.0), 1, 40, 1e9, (3, 3, 3)),  # for the memory's sake
+        ((4000, 4000, 2), (0.1, 0.1, 9.0), 1, 2, 1e-3, (64, 64, 1)),
     ],
 )
 def test_large_scans_are_looked_at_on_a_coarser_grid(shape, spacing, channels, classes, seconds, wanted):

@@ -75,7 +75,8 @@ class LabeledFeatures:
 class Perceptrons(nn.Module):
     """Several perceptrons with two hidden layers side by side, whose probabilities are averaged.
 
-    features: how many values a voxel has. classes: K.
+    features: how many values a voxel has. classes: K. believed: the shares of the classes by which these are right,
+    (K,), once they have learned; not kept in a file.
     """
 
     mean: Tensor
@@ -84,6 +85,7 @@ class Perceptrons(nn.Module):
     def __init__(self, features: int, classes: int, *, members: int = MEMBERS, hidden: int = HIDDEN) -> None:
         super().__init__()
         self.classes, self.members, self.hidden = classes, members, hidden
+        self.believed: NDArray[np.float64] | None = None
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("sd", torch.ones(features))
         sizes = (features, hidden, hidden, classes)
@@ -202,17 +204,9 @@ def fit_perceptrons(
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
+    mass = np.bincount(known.classes, weights=weight.numpy(), minlength=classes).astype(np.float64)
+    network.believed = mass / max(mass.sum(), 1e-30)
     return network.eval().requires_grad_(False)
-
-
-def believed_shares(labels: Sequence[SparseLabels], classes: int) -> NDArray[np.float64]:
-    """By which shares of the classes the probabilities of perceptrons are right, that learned from these labels; (K,).
-
-    What was painted, but for the weights by which they learned.
-    """
-    counts = np.sum([one.counts(classes) for one in labels], axis=0).astype(np.float64)
-    found: NDArray[np.float64] = counts ** (1 - _BALANCE)
-    return found / found.sum()
 
 
 def _balanced(known: LabeledFeatures, classes: int) -> NDArray[np.float32]:

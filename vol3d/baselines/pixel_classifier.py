@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -30,6 +29,7 @@ _LEAST_PROBABILITY = 1e-4  # what is said to be impossible is only very unlikely
 _LARGEST = 1024  # members, hidden units of a model that is read
 _MOST_SCALES, _FINEST, _COARSEST = 16, 0.1, 64.0
 _MOST_REDUCED = 64  # voxels of the scan along an axis to one of the classifier's grid
+_LARGEST_FACTOR = 1e9
 
 
 class PixelClassifier(nn.Module):
@@ -121,7 +121,7 @@ def _are_factors(value: object, classes: int) -> bool:
         return True
     if not isinstance(value, list) or len(value) != classes:
         return False
-    return all(type(n) in {int, float} and 0 < n < math.inf for n in value)
+    return all(type(n) in {int, float} and 1 / _LARGEST_FACTOR <= n <= _LARGEST_FACTOR for n in value)
 
 
 def told_of(classes: int) -> int:
@@ -173,6 +173,7 @@ def learn(  # noqa: PLR0913  what is learned from, how, and where to
         one.first.load_state_dict(first.state_dict())
         second = fit_perceptrons(rows.within(masks), classes, steps=steps, seed=seed + 1)
         one.second.load_state_dict(second.state_dict())
+        one.second.believed = second.believed
         classifiers.append(one.eval().requires_grad_(False))
     answers = []
     for number, scan in enumerate(scans):

@@ -17,7 +17,8 @@ from vol3d.volume import Affine, Box, Slab, SparseLabels
 
 Factors = tuple[int, int, int]
 Size = tuple[int, int, int]
-_PLANES = 16  # that are worked on at a time
+_PLANES = 16  # that are worked on at a time, fewer where that would be more values or voxels
+_SLAB_VALUES, _PART_VOXELS = 2**24, 2**22
 _READ_BYTES = 3e7  # of an image, at once, to make a coarser grid of
 
 
@@ -39,7 +40,8 @@ class Enlarged:
     """Values on a coarser grid as if they were on the fine one: interpolated linearly when they are read.
 
     values: float32 (C, x, y, z), in memory or read box by box. factors: voxels of the fine grid to one of the coarse
-    one, along X, Y, Z; where all are 1 the values are handed on as they are. shape: of the fine grid.
+    one, along X, Y, Z; where all are 1 the values are handed on as they are. shape: of the fine grid. The last coarse
+    voxel of an axis is taken to lie where it would if it stood for as many voxels as the others.
     """
 
     values: Tensor | ReadValues
@@ -86,8 +88,9 @@ class Enlarged:
     def slabs(self) -> Iterator[Slab]:
         """All values, a few planes of X at a time."""
         extent, y, z = self.shape
-        for start in range(0, extent, _PLANES):
-            yield Slab(start, self.read(Box((start, 0, 0), (min(_PLANES, extent - start), y, z))).numpy())
+        planes = max(1, min(_PLANES, _SLAB_VALUES // (self.count * y * z)))
+        for start in range(0, extent, planes):
+            yield Slab(start, self.read(Box((start, 0, 0), (min(planes, extent - start), y, z))).numpy())
 
     def _coarse(self, box: Box) -> Tensor:
         if isinstance(self.values, Tensor):
@@ -164,10 +167,10 @@ def reduced_labels(labels: SparseLabels, factors: Factors, classes: int) -> Spar
         return labels
     known = reduced_mask(labels.labeled, factors)
     found = np.zeros(known.shape, labels.classes.dtype)
-    step = _PLANES * factors[0]
-    for number, start in enumerate(range(0, labels.shape[0], step)):
-        part = slice(start, start + step)
-        own = found[number * _PLANES : (number + 1) * _PLANES]
+    planes = max(1, min(_PLANES, _PART_VOXELS // math.prod((factors[0], *labels.shape[1:]))))
+    for first in range(0, len(found), planes):
+        part = slice(first * factors[0], (first + planes) * factors[0])
+        own = found[first : first + planes]
         at = np.nonzero(labels.labeled[part])
         coarse = np.ravel_multi_index(tuple(n // factor for n, factor in zip(at, factors, strict=True)), own.shape)
         keys, counts = np.unique(coarse * np.int64(classes) + labels.classes[part][at], return_counts=True)

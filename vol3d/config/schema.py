@@ -29,7 +29,7 @@ class DataConfig(Section):
     by_box: bool | None = Field(
         None,
         description="read and normalise of every scan what a patch needs, from disk where it is an HDF5 file, and do "
-        "not hold it; None: in training where a channel of all scans would take more than 2 GB",
+        "not hold it; None: where a channel of all scans takes more than 2 GB and than an eighth of the free memory",
     )
 
 
@@ -133,6 +133,9 @@ class SamplingConfig(Section):
     )
 
 
+Reduction = Annotated[int, Field(ge=1, le=64)]
+
+
 def _yes_or_no(value: object) -> object:
     """YAML takes yes and no for truth values."""
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else value
@@ -148,8 +151,10 @@ class PixelClassifierConfig(Section):
         "auto",
         description="auto: beside networks that are planned",
     )
-    steps: Count | None = Field(None, description="of its optimisation; None: ten per iteration or second, up to 700")
-    reduction: tuple[Count, Count, Count] | None = Field(
+    steps: Count | None = Field(
+        None, description="of its optimisation, fewer where few voxels are labeled; None: ten per second, up to 700"
+    )
+    reduction: tuple[Reduction, Reduction, Reduction] | None = Field(
         None,
         description="along R, A and S, of how many voxels of a scan it looks at the mean; None: 1, and so many in "
         "large scans that it takes a quarter of the time",

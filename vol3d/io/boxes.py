@@ -43,6 +43,13 @@ class StoredScan:
         return Volume(_no_voxels(self.shape), self.affine, self.name)
 
     @property
+    def quick(self) -> bool:
+        """Whether a small box is read quickly: compressed chunks, all of which is unpacked, are small."""
+        chunks = self._dataset.chunks
+        packed = self._dataset.compression is not None
+        return not packed or int(np.prod(chunks)) * int(self._dataset.dtype.itemsize) <= _CHUNK_CACHE_BYTES / 8
+
+    @property
     def block(self) -> tuple[int, int, int]:
         """A box (X, Y, Z) of some 32 MB that is read at no extra cost: whole chunks, or whole planes across Z."""
         x, y, z = self.shape
@@ -76,7 +83,7 @@ class FileScan:
         self._opened: tuple[int, Any, StoredScan] | None = None  # by which process, the file, its dataset
         scan = self._scan()
         self.name, self.shape, self.channels, self.affine = scan.name, scan.shape, scan.channels, scan.affine
-        self.frame, self.block = scan.frame, scan.block
+        self.frame, self.block, self.quick = scan.frame, scan.block, scan.quick
 
     def read(self, box: Box) -> NDArray[Any]:
         """The voxels of a box inside the scan, (C, *box.size), as stored; NaN and Inf replaced or refused."""
@@ -90,6 +97,7 @@ class FileScan:
 
     def _scan(self) -> StoredScan:
         if self._opened is None or self._opened[0] != os.getpid():
+            self._opened = None  # what another process opened is not read
             file = _open(self._location)
             with hdf5.faults_named(self._location.name):
                 self._opened = (os.getpid(), file, StoredScan(file, self._location, self._channel, self._nan))
@@ -98,6 +106,8 @@ class FileScan:
 
 class HeldScan:
     """A scan that is in memory as it was read; handed out as `StoredScan` does."""
+
+    quick = True
 
     def __init__(self, volume: Volume) -> None:
         self._array = volume.array

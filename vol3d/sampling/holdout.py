@@ -77,13 +77,13 @@ def hold_out(labels: SparseLabels, every: int, name: Callable[[int, int], str] =
 
 def _hold_out_blocks(labels: SparseLabels, every: int) -> HoldOut:
     blocks = tuple(-(-n // _BLOCK) for n in labels.shape)
-    number = np.ravel_multi_index(
-        np.meshgrid(*[np.arange(n) // _BLOCK for n in labels.shape], indexing="ij", sparse=False), blocks
-    )
-    filled = np.unique(number[labels.labeled])
+    at = np.nonzero(labels.labeled)
+    number = np.ravel_multi_index(tuple(index // _BLOCK for index in at), blocks)
+    filled = np.unique(number)
     order = np.random.default_rng(len(filled)).permutation(filled)  # neighbours must not all be held out
     for offset in range(every):
-        away = np.isin(number, order[offset::every])
+        away = np.zeros(labels.shape, dtype=bool)
+        away[at] = np.isin(number, order[offset::every])
         split = _split(labels, ~away, away)
         if split is not None and len(filled) >= _FEWEST_SLICES:
             count = len(order[offset::every])

@@ -28,11 +28,11 @@ def value_counts(array: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
 def replaced(codes: NDArray[Any], present: NDArray[Any], values: NDArray[Any]) -> NDArray[Any]:
     """For every code its value; of the shape of `codes`, the dtype of `values`.
 
-    present: all codes that occur, integers ≥ 0, ascending. values: one for each of them.
+    present: all codes that occur, ascending. values: one for each of them.
     """
     found = np.empty(codes.shape, dtype=values.dtype)
     table = None
-    if len(present) and int(present[-1]) < _LONGEST_TABLE:
+    if len(present) and codes.dtype.kind in "iu" and present[0] >= 0 and present[-1] < _LONGEST_TABLE:
         table = np.zeros(int(present[-1]) + 1, dtype=values.dtype)
         table[present] = values
     for part, into in zip(_parts(codes), _parts(found), strict=True):

@@ -21,7 +21,8 @@ from vol3d.workflows.tiling import sees_all, tile_plans
 _CONTEXT = 1 / 3  # of a patch on each side; in training half of all voxels see less along some axis
 _LEAST_CONTEXT = 8
 LITTLE_CONTEXT = 24  # voxels on each side, where more would take too long
-MOST_LOOKED_AT, ENOUGH_LOOKED_AT = 2**25, 2**24  # voxels through a network: some ten seconds on two cores, and five
+MOST_LOOKED_AT = 2**25  # voxels through a network: some ten seconds on two cores
+_GPU_SPEED = 32
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def answers_around(
     """
     image = case.seen_by(network)
     planes = looking.planes if axis is None else (axis,)
-    for region in _regions(network, asked, planes, looking.patch):
+    for region in _regions(network, asked, planes, looking):
         cut = part_of(image, region.box)
         x, y, z = region.box.size
         slabs = inference.predict_axes(
@@ -83,15 +84,21 @@ def _regions(
     network: Any,  # noqa: ANN401  as above
     asked: NDArray[np.bool_],
     planes: Sequence[int],
-    patch: Sequence[int] | None,
+    looking: Looking,
 ) -> Sequence[Region]:
+    patch = looking.patch
     if patch is None or any(network.margin) or sees_all(network):
         return whole_region(asked)
     halo = _along([max(_LEAST_CONTEXT, round(_CONTEXT * n)) for n in patch], planes)
     found = regions_around(asked, halo)
-    if max(1, len(planes)) * sum(region.box.voxels for region in found) <= MOST_LOOKED_AT:
+    if max(1, len(planes)) * sum(region.box.voxels for region in found) <= most_looked_at(looking.device):
         return found
     return regions_around(asked, [min(n, LITTLE_CONTEXT) for n in halo])
+
+
+def most_looked_at(device: Device) -> float:
+    """Voxels that may go through a network to judge it: some ten seconds."""
+    return MOST_LOOKED_AT * (_GPU_SPEED if device.is_gpu else 1)
 
 
 def little_context(planes: Sequence[int], dimensions: int) -> list[int]:

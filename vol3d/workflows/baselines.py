@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -15,6 +16,8 @@ from vol3d.volume import SparseLabels
 from vol3d.workflows.case import Case
 from vol3d.workflows.meaning import Meaning
 from vol3d.workflows.scores import HeldOutScore
+
+_MOST_VOXELS = 2**27  # of a scan that is interpolated: more would take minutes, and gigabytes
 
 
 class Baseline(Protocol):
@@ -38,9 +41,11 @@ class Interpolation:
     name: str = "interpolation"
 
     def __call__(self, case: Case, training: SparseLabels) -> NDArray[Any] | None:
-        """None for a scan that has no labels in training."""
+        """None for a scan that has no labels in training, and for one that is too large."""
         from vol3d.baselines.interpolation import interpolate
 
+        if math.prod(case.shape) > _MOST_VOXELS:
+            return None
         return interpolate(training, case.spacing_mm, self.classes) if training.labeled.any() else None
 
 

@@ -251,12 +251,11 @@ def _slices(labels: SparseLabels) -> list[tuple[int, int]]:
 
 def _chessboard(labeled: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Every second block of the box around the labels; of 16 voxels, smaller where the box has not two of them."""
-    parity = np.zeros((1, 1, 1), dtype=np.int64)
+    parity = np.zeros((1, 1, 1), dtype=np.uint8)
     for axis, length in enumerate(labeled.shape):
         at = np.flatnonzero(labeled.any(axis=tuple(a for a in range(3) if a != axis)))
         low, extent = int(at[0]), int(at[-1] - at[0]) + 1
         block = min(_BLOCK, max(1, -(-extent // 2)))
-        number = (np.arange(length) - low) // block
-        parity = parity + number.reshape([-1 if a == axis else 1 for a in range(3)])
-    board: NDArray[np.bool_] = parity % 2 == 1
-    return board
+        number = ((np.arange(length) - low) // block % 2).astype(np.uint8)
+        parity = parity ^ number.reshape([-1 if a == axis else 1 for a in range(3)])
+    return parity.view(np.bool_)

@@ -24,7 +24,7 @@ from vol3d.workflows.partial import refuse_choices, require_meant, unseen_classe
 from vol3d.workflows.sources import Source, Spacing, content_hash, image_volume
 
 Image = Volume | io.FileScan | io.HeldScan
-_HELD_BYTES = 2e9  # of one channel of all scans, as float32
+_HELD_BYTES, _HELD_SHARE = 2e9, 1 / 8  # of one channel of all scans, as float32; of the free memory
 
 
 @dataclass(frozen=True)
@@ -99,11 +99,16 @@ def load(
 
 def _by_box(labels: Sequence[Volume], config: Config) -> bool:
     """Whether scans, which are as large as their labels, are read box by box; never where they must be resampled."""
-    if config.preprocess.spacing_mm is not None:
-        return False
-    if config.data.by_box is not None:
-        return config.data.by_box
-    return 4.0 * sum(math.prod(volume.shape) for volume in labels) > _HELD_BYTES
+    wanted, resampled = config.data.by_box, config.preprocess.spacing_mm is not None
+    if wanted and resampled:
+        raise ConfigError(
+            "data.by_box: true reads parts of scans, and preprocess.spacing_mm resamples, which takes all of a scan; "
+            "leave one of them out"
+        )
+    if wanted is not None or resampled:
+        return bool(wanted)
+    held = 4.0 * sum(math.prod(volume.shape) for volume in labels)
+    return held > max(_HELD_BYTES, _HELD_SHARE * io.available_memory())
 
 
 def _image(source: Source, config: Config, spacing_mm: Spacing, *, by_box: bool) -> Image:
@@ -112,7 +117,10 @@ def _image(source: Source, config: Config, spacing_mm: Spacing, *, by_box: bool)
     if not by_box:
         return image_volume(source, data, spacing_mm)
     if isinstance(source, (str, Path)):
-        return io.scan_by_box(str(source), channel=data.channel, nan=data.nan, xform=data.xform)
+        boxes = io.scan_by_box(str(source), channel=data.channel, nan=data.nan, xform=data.xform)
+        if data.by_box or boxes.quick:
+            return boxes
+        return io.HeldScan(image_volume(source, data, spacing_mm))
     return io.HeldScan(image_volume(source, data, spacing_mm))
 
 

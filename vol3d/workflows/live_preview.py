@@ -43,10 +43,14 @@ class LivePreview:
         self._began, self._spent = began, 0.0
         self._expected = _SECONDS_PER_VOXEL * math.prod(case.shape) * max(1.0, len(table) / _FEW_CLASSES)
 
-    def show(self, found: Enlarged) -> None:
-        """Write the most probable classes; nothing of a scan that is too large. found: probabilities, or logarithms."""
+    def show(self, found: Enlarged, *, logs: bool) -> None:
+        """Write the most probable classes; nothing of a scan that is too large.
+
+        found: probabilities (K, X, Y, Z), or their logarithms.
+        """
         if math.prod(found.shape) <= _MOST_VOXELS:
-            self._write(found.slabs())
+            slabs = found.slabs()
+            self._write(Slab(one.start, np.exp(one.values)) for one in slabs) if logs else self._write(slabs)
 
     @property
     def affordable(self) -> bool:

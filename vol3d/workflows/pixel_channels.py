@@ -14,7 +14,7 @@ from scipy.ndimage import binary_dilation
 from torch import Tensor
 
 from vol3d.baselines.features import SLAB_BYTES
-from vol3d.baselines.perceptrons import Painted, believed_shares
+from vol3d.baselines.perceptrons import Painted
 from vol3d.baselines.pixel_classifier import PixelClassifier, classify, learn, log_probabilities
 from vol3d.baselines.priors import class_shares
 from vol3d.baselines.reduced import (
@@ -39,6 +39,7 @@ from vol3d.workflows.case import Case
 from vol3d.workflows.channels import WithChannels
 
 _MOST_OF_IT = 0.5  # of a scan: where more is labeled, classes are as frequent in it as in the labels
+_LEAST_ALONE = 0.5  # of the coarse voxels that stand for labels which train
 _KEPT_SHARE = 0.25  # of the memory that is free
 _WORK_BYTES = 150.0  # a voxel, while what is coarse is made; measured on two volumes
 
@@ -98,7 +99,7 @@ def guide(
     """A classifier for each of `known` (a list of labels, one per case, all of them part of the cases' own labels).
 
     The last one's channels are those of the whole scan. The others' are only right in the slices of labels that they
-    have not learned from, where they are judged; elsewhere their classes are equally probable. on_first_stage: told a
+    have not learned from, where they are judged; elsewhere they mean nothing. on_first_stage: told a
     case's number and class probabilities, as soon as there are any.
     """
     seed, steps, factors = config.training.seed, config.pixel_classifier.steps, reduction_of(config)
@@ -130,7 +131,7 @@ def guide(
         keep_bytes=kept_bytes(),
         on_first_stage=first_stage,
     )
-    shares = _settle_shares(*found, known, classes) if _are_strokes(cases) else None
+    shares = _settle_shares(*found, seed) if _are_strokes(cases) else None
     return [
         Guided(
             [_guided(case, answer, factors) for case, answer in zip(cases, answers, strict=True)], classifier, shares
@@ -148,18 +149,23 @@ def _are_strokes(cases: Sequence[Case]) -> bool:
 def _settle_shares(
     classifiers: Sequence[PixelClassifier],
     answers: Sequence[Sequence[Tensor]],
-    known: Sequence[list[SparseLabels]],
-    classes: int,
+    seed: int,
 ) -> NDArray[np.float64]:
     """Find out how frequent the classes are in the scans; make classifiers, and what they answered, believe in that."""
-    before = [believed_shares(labels, classes) for labels in known]
-    shares = class_shares(list(answers[-1]), before[-1])
+    before = [_believed(classifier) for classifier in classifiers]
+    shares = class_shares(list(answers[-1]), before[-1], seed)
     for classifier, said, believed in zip(classifiers, answers, before, strict=True):
         there = (shares > 0) & (believed > 0)
-        classifier.factors = tuple(np.divide(shares, believed, out=np.ones(classes), where=there).tolist())
+        classifier.factors = tuple(np.divide(shares, believed, out=np.ones(len(shares)), where=there).tolist())
         for answer in said:
             classifier.settled(answer)
     return shares
+
+
+def _believed(classifier: PixelClassifier) -> NDArray[np.float64]:
+    if classifier.second.believed is None:
+        raise AssertionError("a classifier that has learned believes in something")
+    return classifier.second.believed
 
 
 def _reduced(case: Case, factors: Factors, classes: int) -> Painted:
@@ -178,11 +184,15 @@ def _on_grid(image: Image, factors: Factors) -> Tensor:
 
 
 def _without_held_out(known: SparseLabels, labels: SparseLabels, factors: Factors) -> NDArray[np.bool_]:
-    """Where a voxel of the coarse grid stands for `known` labels, and for no others of the case's."""
+    """Where a voxel of the coarse grid stands for `known` labels, and for no others of the case's.
+
+    The latter is given up where that would leave few: slices then lie side by side.
+    """
     found = reduced_mask(known.labeled, factors)
     if factors == (1, 1, 1):
         return found
-    return found & ~reduced_mask(labels.labeled & ~known.labeled, factors)
+    alone = found & ~reduced_mask(labels.labeled & ~known.labeled, factors)
+    return alone if _LEAST_ALONE * found.sum() <= alone.sum() else found
 
 
 def _asked(held: NDArray[np.bool_], factors: Factors) -> NDArray[np.bool_]:

@@ -223,7 +223,8 @@ def _classifier(
     if wanted and given.steps is None:
         found["steps"] = max(1, min(_MOST_STEPS, round(_STEPS_PER_LENGTH * length)))
     if wanted and given.reduction is None:
-        found["reduction"] = reduction_for(grids, channels, outputs, length)
+        seconds = _DEFAULT_SECONDS["cpu"] if training.iterations is not None else length
+        found["reduction"] = reduction_for(grids, channels, outputs, seconds)
     return found
 
 

@@ -42,15 +42,15 @@ def training_preview(
     indices: what the model predicts, class indices (X, Y, Z); None: only these planes are predicted, now. Where objects
     are learned, insides and borders are shown; values are shown as ranges.
     """
-    middle, title = _middle(case), ""
+    middle, title, bounds = _middle(case), "", _bounds(case)
     if math.prod(case.shape) > _MOST_VOXELS:
         box = _around(middle, case.shape)
         case, middle = case.part(box), _minus(middle, box.start)
         indices = None if indices is None else indices[box.slices()]
         begin = ", ".join(f"{letter}={n}" for letter, n in zip("RAS", box.start, strict=True))
         title = f"a part of the scan that begins at {begin} in closest RAS; planes are counted from there"
-    known, table = _known(case, bundle)
-    predicted = _predicted(bundle, case, device, settings, middle, known.dtype) if indices is None else indices
+    known, table = _known(case, bundle, bounds)
+    predicted = _predicted(bundle, case, device, settings, middle, bounds) if indices is None else indices
     painted = np.where(case.labels.labeled, known, -1)
     layers = [("scan", None), ("painted", painted), ("prediction", predicted)]
     image = read_part(case.image, Box.whole(case.shape))
@@ -75,40 +75,40 @@ def _predicted(
     device: Device,
     settings: InferenceConfig,
     middle: Voxel,
-    dtype: np.dtype[Any],
+    bounds: NDArray[Any] | None,
 ) -> NDArray[Any]:
     """What the model answers in three planes, as indices (X, Y, Z); 0 elsewhere."""
     network = bundle.build(device.name)
     needed = np.zeros(case.shape, dtype=bool)
     for axis, index in enumerate(middle):
         needed[(slice(None),) * axis + (index,)] = True
-    predicted = np.zeros(case.shape, dtype=dtype)
+    predicted = np.zeros(case.shape, dtype=np.int32)
     looking = Looking(device, settings, bundle.task.planes, trained_patch(bundle))
-    for part in answers_around(network, case, needed, looking, logits=case.target is not None):
-        answer = part.values.argmax(axis=0) if case.target is None else _ranges(part.values[0], case)
+    for part in answers_around(network, case, needed, looking, logits=bounds is not None):
+        answer = part.values.argmax(axis=0) if bounds is None else _ranges(part.values[0], bounds)
         predicted[part.box.slices()][part.asked] = answer[part.asked]
     return predicted
 
 
-def _known(case: Case, bundle: ModelBundle) -> tuple[NDArray[np.int32], LabelTable]:
+def _known(case: Case, bundle: ModelBundle, bounds: NDArray[Any] | None) -> tuple[NDArray[np.int32], LabelTable]:
     """(what was painted, as indices; what they are)."""
-    if case.target is None:
+    if case.target is None or bounds is None:
         return case.labels.classes.astype(np.int32), bundle.labels
-    bounds = _bounds(case) * bundle.task.sd + bundle.task.mean
-    names = {k: f"{low:.3g} to {high:.3g}" for k, (low, high) in enumerate(itertools.pairwise(bounds))}
-    return _ranges(case.target, case).astype(np.int32), LabelTable.from_codes(list(names), names=names)
+    ends = bounds * bundle.task.sd + bundle.task.mean
+    names = {k: f"{low:.3g} to {high:.3g}" for k, (low, high) in enumerate(itertools.pairwise(ends))}
+    return _ranges(case.target, bounds).astype(np.int32), LabelTable.from_codes(list(names), names=names)
 
 
-def _bounds(case: Case) -> NDArray[Any]:
+def _bounds(case: Case) -> NDArray[Any] | None:
     """Values between which the picture's ranges lie, from the 1st to the 99th percentile of what is known."""
     if case.target is None:
-        raise AssertionError("only a regression has ranges")
+        return None
     low, high = np.percentile(case.target[case.labels.labeled], (1, 99))
     return np.linspace(low, high, _BINS + 1)
 
 
-def _ranges(values: NDArray[Any], case: Case) -> NDArray[Any]:
-    return np.searchsorted(_bounds(case)[1:-1], values)
+def _ranges(values: NDArray[Any], bounds: NDArray[Any]) -> NDArray[Any]:
+    return np.searchsorted(bounds[1:-1], values)
 
 
 def _middle(case: Case) -> Voxel:

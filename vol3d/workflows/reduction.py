@@ -12,7 +12,7 @@ TIME_SHARE = 0.25  # of a run
 _VOXEL_SECONDS = (4.5e-6, 7e-7)  # for each channel of a scan, and for each class; measured on two cores of an EPYC
 _MOST_ANSWERS = 2**28  # classes times voxels: a gigabyte for each of the four things that are said of all voxels
 _ALIKE = 1.5  # ratio of edges up to which voxels are made coarser together
-_LEAST_SAMPLES = 16  # along an axis
+_LEAST_SAMPLES, _LARGEST = 16, 64  # samples along an axis; factor
 
 
 def voxel_seconds(channels: int, classes: int) -> float:
@@ -32,7 +32,11 @@ def reduction_for(grids: Sequence[Grid], channels: int, classes: int, seconds: f
     while sum(math.prod(reduced_shape(grid.shape, factors)) for grid in grids) > most:
         edges = reduced_spacing(spacing, factors)
         least = [min(grid.shape[axis] for grid in grids) for axis in range(3)]
-        able = [axis for axis in range(3) if least[axis] // (factors[axis] + 1) >= _LEAST_SAMPLES]
+        able = [
+            axis
+            for axis in range(3)
+            if least[axis] // (factors[axis] + 1) >= _LEAST_SAMPLES and factors[axis] < _LARGEST
+        ]
         if not able:
             break
         finest = min(edges[axis] for axis in able)

@@ -10,8 +10,11 @@ import numpy as np
 from vol3d.sampling import HoldOut, hold_out
 from vol3d.sampling.windows import judged_part
 from vol3d.volume import SparseLabels
-from vol3d.workflows.around import ENOUGH_LOOKED_AT, MOST_LOOKED_AT, little_context
+from vol3d.workflows.around import little_context, most_looked_at
 from vol3d.workflows.case import Case
+from vol3d.workflows.device import Device
+
+_ENOUGH = 0.5  # of what may be looked at
 
 
 def split_cases(cases: list[Case], every: int) -> list[HoldOut]:
@@ -31,10 +34,12 @@ def split_cases(cases: list[Case], every: int) -> list[HoldOut]:
     ]
 
 
-def looked_at(splits: list[HoldOut], classes: int, planes: Sequence[int], dimensions: int) -> list[HoldOut]:
+def looked_at(
+    splits: list[HoldOut], classes: int, planes: Sequence[int], dimensions: int, device: Device
+) -> list[HoldOut]:
     """The same with as many held-out labels as can be looked at again and again; what is left out trains nothing.
 
-    classes: how many there are; 0 for values. planes, dimensions: of the network.
+    classes: how many there are; 0 for values. planes, dimensions: of the network, which runs on `device`.
     """
     halo, passes = little_context(planes, dimensions), max(1, len(planes))
     share = passes * sum(split.validation is not None for split in splits)
@@ -42,8 +47,8 @@ def looked_at(splits: list[HoldOut], classes: int, planes: Sequence[int], dimens
     for split in splits:
         part = None
         if split.validation is not None and classes:
-            limits = {"most": MOST_LOOKED_AT / share, "enough": ENOUGH_LOOKED_AT / share}
-            part = judged_part(split.validation, classes, halo, **limits)
+            most = most_looked_at(device) / share
+            part = judged_part(split.validation, classes, halo, most=most, enough=_ENOUGH * most)
         found.append(split if part is None else replace(split, validation=part, said=f"{split.said}, a part of them"))
     return found
 

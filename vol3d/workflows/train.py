@@ -74,7 +74,7 @@ def train(  # noqa: PLR0913  the verb that everything hangs on
     elif resume is not None:
         run = resume_run(Path(resume))
         earlier = read_start(Path(resume))
-        settled = run.config
+        settled = _as_it_was(run.config)
         files = TrainingFiles(settled.data.images, settled.data.labels, settled.data.weights)
     else:
         settled = _settle(config, bool(_listed(images)), bool(_listed(labels)), options or {}, overrides, tell)
@@ -114,9 +114,17 @@ def _painted_axes(cases: Sequence[Case]) -> set[int]:
     return {axis for mask in known if mask.mean() < _DENSE for axis, _ in find_planes(mask)}
 
 
+def _as_it_was(config: Config) -> Config:
+    """The configuration of a run, whose pixel classifier looked at every voxel if it is older than coarser grids."""
+    given = config.pixel_classifier
+    if given.use != "yes" or given.steps is None or given.reduction is not None:
+        return config
+    return config.model_copy(update={"pixel_classifier": given.model_copy(update={"reduction": (1, 1, 1)})})
+
+
 def _go_on(earlier: Earlier, options: Options, overrides: Sequence[str]) -> Config:
     """The earlier run's configuration; for a minute and with nothing held out, unless something else is asked for."""
-    config = earlier.config
+    config = _as_it_was(earlier.config)
     training = {key: value for key, value in options.get("training", {}).items() if value is not None}
     if not {"iterations", "time_budget_s"} & training.keys():
         training["time_budget_s"] = SECONDS

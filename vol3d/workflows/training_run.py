@@ -92,7 +92,7 @@ class TrainingRun:
         self.spec = meaning.spec.model_copy(update={"planes": plan.planes})
         classes = 0 if meaning.spec.kind == "regression" else len(meaning.table)
         splits = split_cases(cases, training.hold_out_every)
-        self.splits = looked_at(splits, classes, plan.planes, plan.network.dimensions)
+        self.splits = looked_at(splits, classes, plan.planes, plan.network.dimensions, plan.device)
         for said in dict.fromkeys(split.said for split in self.splits):
             tell.note(said)
         device = plan.device
@@ -136,7 +136,7 @@ class TrainingRun:
         self.reestimates = False
         if self.guided:
             self.classifier_score = score_baseline(PixelChannels(seen), cases, self.splits, meaning)
-            self._early_preview(0, self.shown[0].logs)
+            self._early_preview(0, self.shown[0].logs, logs=True)
             self.preview = LivePreview(run.folder, self.shown[0], self.table, plan, budget.started, tell)
 
     def _guide(self, first: list[SparseLabels], everything: list[SparseLabels], *, refit: bool) -> list[Guided]:
@@ -217,11 +217,11 @@ class TrainingRun:
                 keep_start(self.run.folder, self.earlier)
             report.write_record(self.run.folder, self.run.record)
 
-    def _early_preview(self, number: int, found: Enlarged | None) -> None:
+    def _early_preview(self, number: int, found: Enlarged | None, *, logs: bool = False) -> None:
         """Show what the pixel classifier says of the first scan, in a run that has not trained yet."""
         if found is None or number or self.run.length is not None or not self.fabric.is_global_zero:
             return
-        self.preview.show(found)
+        self.preview.show(found, logs=logs)
         if self.preview.path.exists() and "first_preview_seconds" not in self.run.record:
             self.run.record["first_preview_seconds"] = round(self.budget.elapsed(), 1)
             self.tell.note(f"first preview after {self.budget.elapsed():.0f} s: {self.preview.path}")
