@@ -48,7 +48,7 @@ def training_preview(
         case, middle = case.part(box), _minus(middle, box.start)
         indices = None if indices is None else indices[box.slices()]
         begin = ", ".join(f"{letter}={n}" for letter, n in zip("RAS", box.start, strict=True))
-        title = f"a part of the scan that begins at {begin} in closest RAS; planes are counted from there"
+        title = f"a part of the scan, counted from {begin}"
     known, table = _known(case, bundle, bounds)
     predicted = _predicted(bundle, case, device, settings, middle, bounds) if indices is None else indices
     painted = np.where(case.labels.labeled, known, -1)
