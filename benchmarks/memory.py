@@ -10,7 +10,8 @@ its array, and what a scan of one such tile takes, which is the program and the 
 The network is the same: three classes, two levels, four channels, drawn weights; with valid convolutions tiles do not
 overlap.
 train: three slices of a uint8 HDF5 scan of 1024×1024×512 voxels are painted, one across each axis, and learned from for
-two minutes: reading what patches need from disk, and holding the scan; the peak over the scan as float32.
+two minutes: reading what patches need from disk, and holding the scan; the peak over the scan as float32. Patches are
+cut by the main process here: what another one shares with it would count twice.
 """
 
 import argparse
@@ -176,7 +177,7 @@ def train(folder: Path) -> list[dict]:
     for what, by_box in (("read by box", "true"), ("held", "false")):
         run_folder = folder / by_box
         command = [VOL3D, "train", "-i", str(scan), "-l", str(labels), "--unlabeled", "255", "--time-budget", "2m"]
-        found = run([*command, "-o", str(run_folder), "--set", f"data.by_box={by_box}"])
+        found = run([*command, "-o", str(run_folder), "--set", f"data.by_box={by_box}", "--set", "sampling.workers=0"])
         said = found.pop("said")
         if found["code"]:
             raise SystemExit(said)

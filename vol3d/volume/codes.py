@@ -30,12 +30,13 @@ def replaced(codes: NDArray[Any], present: NDArray[Any], values: NDArray[Any]) -
 
     present: all codes that occur, ascending. values: one for each of them.
     """
-    found = np.empty(codes.shape, dtype=values.dtype)
+    found = np.empty_like(codes, dtype=values.dtype)  # in the same order in memory
     table = None
     if len(present) and codes.dtype.kind in "iu" and present[0] >= 0 and present[-1] < _LONGEST_TABLE:
         table = np.zeros(int(present[-1]) + 1, dtype=values.dtype)
         table[present] = values
-    for part, into in zip(_parts(codes), _parts(found), strict=True):
+    turned = codes.flags.f_contiguous and not codes.flags.c_contiguous
+    for part, into in zip(*(_parts(array.T if turned else array) for array in (codes, found)), strict=True):
         into[...] = values[np.searchsorted(present, part)] if table is None else table[part]
     return found
 
