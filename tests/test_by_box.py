@@ -160,3 +160,27 @@ def test_a_file_is_opened_again_after_it_was_closed(tmp_path):
     scan.close()
     assert np.array_equal(scan.read(box), before)
     scan.close()
+
+
+@pytest.mark.parametrize("task", ["semantic", "regression"])
+def test_of_a_large_scan_a_part_is_drawn(tmp_path, monkeypatch, task):
+    monkeypatch.setattr("vol3d.workflows.preview._MOST_VOXELS", 1000)
+    monkeypatch.setattr("vol3d.workflows.preview._EDGE", 12)
+    drawn = []
+    monkeypatch.setattr("vol3d.workflows.preview.preview_png", lambda *args, **options: drawn.append((args, options)))
+    image, classes = balls(SHAPE)
+    labels = painted(classes) if task == "semantic" else np.full(SHAPE, np.nan, np.float32)
+    if task == "regression":  # far from the middle, of which a part is drawn
+        labels[2], labels[-3] = image[2], image[-3]
+    config = TINY | {"task": task, "data": {"by_box": True}}
+    meaning = {"unlabeled": UNLABELED} if task == "semantic" else {}
+    vol3d.train(image, labels, config=config, output=tmp_path / "run", listener=Deaf(), **meaning)
+    [((_, shown, affine, layers, _), options)] = drawn
+    assert shown.shape == (1, 12, 12, 12)
+    assert [classes.shape for _, classes in layers[1:]] == [(12, 12, 12)] * 2
+    start = affine.matrix[:3, 3].round().astype(int)
+    assert (start > 0).all()
+    assert options["title"] == f"a part of the scan, counted from R={start[0]}, A={start[1]}, S={start[2]}"
+    whole = Preprocessing().apply(Volume(image[None], Affine(np.eye(4)), "scan")).array
+    at = tuple(slice(n, n + 12) for n in start)
+    assert np.allclose(shown, whole[(slice(None), *at)])

@@ -78,7 +78,8 @@ def share_right(answer, known):
     return float((answer.argmax(0).numpy() == known.classes).mean())
 
 
-def test_a_member_knows_nothing_of_the_labels_it_left_out():
+def test_a_member_knows_nothing_of_the_labels_it_left_out(monkeypatch):
+    monkeypatch.setattr("vol3d.baselines.perceptrons._MOST_EPOCHS", 1000)  # by heart
     known = known_noise()
     blocks = Blocks((24, 24, 24), ISOTROPIC, 5)
     owner = members_of([blocks], known.scan, known.place)
