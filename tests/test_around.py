@@ -71,7 +71,7 @@ def test_of_held_out_slices_in_a_large_scan_a_part_is_judged(monkeypatch):
     splits = [HoldOut(nothing, labels, "held out: z=30"), HoldOut(nothing, None, "nothing")]
     cpu = Device("cpu")
     assert looked_at(splits, 2, (0, 1, 2), 2, cpu) == splits
-    monkeypatch.setattr("vol3d.workflows.around.MOST_LOOKED_AT", 4e6)
+    monkeypatch.setattr("vol3d.workflows.around._MOST_LOOKED_AT", 4e6)
     assert looked_at(splits, 2, (2,), 2, cpu) == splits  # across the slice's own axis one plane is enough
     assert looked_at(splits, 0, (0, 1, 2), 2, cpu) == splits  # values
     assert looked_at(splits, 2, (0, 1, 2), 2, Device("cuda")) == splits
@@ -91,6 +91,6 @@ def test_less_is_looked_at_around_slices_where_that_is_very_much(monkeypatch):
     asked[42] = True
     looking = Looking(Device("cpu"), InferenceConfig(), (0, 1, 2), (90, 90))
     wide = {part.box.start[0] for part in answers_around(network, case, asked, looking, logits=True)}
-    monkeypatch.setattr("vol3d.workflows.around.MOST_LOOKED_AT", 1e5)
+    monkeypatch.setattr("vol3d.workflows.around._MOST_LOOKED_AT", 1e5)
     near = {part.box.start[0] for part in answers_around(network, case, asked, looking, logits=True)}
     assert (min(wide), min(near)) == (12, 18)

@@ -152,16 +152,6 @@ def test_what_is_no_number_is_refused_before_anything_is_learned(tmp_path):
         loaded((scan, labels), True)
 
 
-def test_a_file_is_opened_again_after_it_was_closed(tmp_path):
-    scan = io.scan_by_box(write(tmp_path)[0])
-    box = vol3d.volume.Box((1, 2, 3), (4, 5, 6))
-    before = scan.read(box)
-    scan.close()
-    scan.close()
-    assert np.array_equal(scan.read(box), before)
-    scan.close()
-
-
 @pytest.mark.parametrize("task", ["semantic", "regression"])
 def test_of_a_large_scan_a_part_is_drawn(tmp_path, monkeypatch, task):
     monkeypatch.setattr("vol3d.workflows.preview._MOST_VOXELS", 1000)

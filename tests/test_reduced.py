@@ -31,6 +31,7 @@ from vol3d.workflows.large import predict_large
 from vol3d.workflows.pixel_channels import guide
 from vol3d.workflows.planned import Grid
 from vol3d.workflows.reduction import reduction_for
+from vol3d.workflows.train import _as_it_was
 
 FACTORS = (2, 3, 1)
 SHAPE = (9, 10, 5)
@@ -226,3 +227,11 @@ def test_a_dry_run_counts_the_coarse_grid(model, tmp_path):
     fine = forecast(scan, bundle, str(tmp_path / "out.h5"), TILED)
     assert coarse.bytes < fine.bytes
     assert coarse.seconds > 0
+
+
+def test_the_classifier_of_an_older_run_looks_at_every_voxel():
+    planned = {"use": "yes", "steps": 5}
+    assert _as_it_was(parse_config({"pixel_classifier": planned})).pixel_classifier.reduction == (1, 1, 1)
+    for given in (planned | {"reduction": [2, 2, 1]}, {"use": "no"}, {"use": "auto"}):
+        config = parse_config({"pixel_classifier": given})
+        assert _as_it_was(config) == config

@@ -129,7 +129,7 @@ def told_of(classes: int) -> int:
     return max(1, classes - 1)
 
 
-def learn(  # noqa: PLR0913  what is learned from, how, and where to
+def learn(
     scans: Sequence[Painted],
     known: Sequence[Sequence[NDArray[np.bool_]]],
     asked: Sequence[Sequence[NDArray[np.bool_] | None]],
@@ -137,7 +137,6 @@ def learn(  # noqa: PLR0913  what is learned from, how, and where to
     *,
     steps: int = 700,
     seed: int = 0,
-    reduction: Factors = (1, 1, 1),
     keep_bytes: float = 0.0,
     on_first_stage: Callable[[int, Tensor], None] | None = None,
 ) -> tuple[list[PixelClassifier], list[list[Tensor]]]:
@@ -147,7 +146,6 @@ def learn(  # noqa: PLR0913  what is learned from, how, and where to
     blocks of the volumes. At a labeled voxel the second stage is shown what a member says that has not learned from the
     labels there; what all of them say there would be surer than anywhere else. asked: for each of `known` the
     voxels of every scan that its answers are wanted of, None for all; elsewhere all classes are equally probable.
-    reduction: what the classifiers will say of themselves: everything here is on their grid, reduced already.
     keep_bytes: memory for features, which are otherwise computed again when they are needed again. on_first_stage: told
     a scan's number and what the first stage says of it, class probabilities (K, X, Y, Z), as soon as that is known.
     """
@@ -169,11 +167,9 @@ def learn(  # noqa: PLR0913  what is learned from, how, and where to
     del unseen
     classifiers = []
     for masks in known:
-        one = PixelClassifier(scans[0].image.shape[0], classes, recipe, reduction=reduction)
+        one = PixelClassifier(scans[0].image.shape[0], classes, recipe)
         one.first.load_state_dict(first.state_dict())
-        second = fit_perceptrons(rows.within(masks), classes, steps=steps, seed=seed + 1)
-        one.second.load_state_dict(second.state_dict())
-        one.second.believed = second.believed
+        one.second = fit_perceptrons(rows.within(masks), classes, steps=steps, seed=seed + 1)
         classifiers.append(one.eval().requires_grad_(False))
     answers = []
     for number, scan in enumerate(scans):

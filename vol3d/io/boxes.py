@@ -89,12 +89,6 @@ class FileScan:
         """The voxels of a box inside the scan, (C, *box.size), as stored; NaN and Inf replaced or refused."""
         return self._scan().read(box)
 
-    def close(self) -> None:
-        """Close the file; it is opened again when it is read again."""
-        if self._opened is not None and self._opened[0] == os.getpid():
-            self._opened[1].close()
-        self._opened = None
-
     def _scan(self) -> StoredScan:
         if self._opened is None or self._opened[0] != os.getpid():
             self._opened = None  # what another process opened is not read

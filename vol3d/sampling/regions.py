@@ -64,13 +64,13 @@ def _cores(asked: NDArray[np.bool_]) -> list[Box]:
     left, cores = asked.copy(), []
     for axis, index in painted_slices(asked):
         at = across(axis, index)
-        tight = tight_box(left[at])
+        tight = _tight(left[at])
         if tight is not None:
             start, size = list(tight.start), list(tight.size)
             cores.append(Box((*start[:axis], index, *start[axis:]), (*size[:axis], 1, *size[axis:])))
             left[at] = False
     parts = [part for _, part in cells_of(left)]
-    rest = parts if len(parts) <= _FEW_CELLS else [tight_box(left)]
+    rest = parts if len(parts) <= _FEW_CELLS else [_tight(left)]
     return cores + [part for part in rest if part is not None]
 
 
@@ -78,7 +78,7 @@ def cells_of(mask: NDArray[np.bool_]) -> Iterator[tuple[Box, Box]]:
     """Cubes that a volume is cut into and that hold any of `mask` (X, Y, Z); and the smallest box around that."""
     for start in itertools.product(*(range(0, n, _CELL) for n in mask.shape)):
         cell = Box(start, (_CELL,) * mask.ndim).clip(mask.shape)
-        tight = tight_box(mask[cell.slices()])
+        tight = _tight(mask[cell.slices()])
         if tight is not None:
             yield cell, tight.shift(start)
 
@@ -106,7 +106,7 @@ def _around(one: Box, other: Box) -> Box:
     return Box(start, tuple(b - a for a, b in zip(start, stop, strict=True)))
 
 
-def tight_box(mask: NDArray[np.bool_]) -> Box | None:
+def _tight(mask: NDArray[np.bool_]) -> Box | None:
     """The smallest box that holds everything in `mask`; None where that is nothing."""
     if not mask.any():
         return None

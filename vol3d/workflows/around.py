@@ -20,8 +20,8 @@ from vol3d.workflows.tiling import sees_all, tile_plans
 
 _CONTEXT = 1 / 3  # of a patch on each side; in training half of all voxels see less along some axis
 _LEAST_CONTEXT = 8
-LITTLE_CONTEXT = 24  # voxels on each side, where more would take too long
-MOST_LOOKED_AT = 2**25  # voxels through a network: some ten seconds on two cores
+_LITTLE_CONTEXT = 24  # voxels on each side, where more would take too long
+_MOST_LOOKED_AT = 2**25  # voxels through a network: some ten seconds on two cores
 _GPU_SPEED = 32
 
 
@@ -93,17 +93,17 @@ def _regions(
     found = regions_around(asked, halo)
     if max(1, len(planes)) * sum(region.box.voxels for region in found) <= most_looked_at(looking.device):
         return found
-    return regions_around(asked, [min(n, LITTLE_CONTEXT) for n in halo])
+    return regions_around(asked, [min(n, _LITTLE_CONTEXT) for n in halo])
 
 
 def most_looked_at(device: Device) -> float:
     """Voxels that may go through a network to judge it: some ten seconds."""
-    return MOST_LOOKED_AT * (_GPU_SPEED if device.is_gpu else 1)
+    return _MOST_LOOKED_AT * (_GPU_SPEED if device.is_gpu else 1)
 
 
 def little_context(planes: Sequence[int], dimensions: int) -> list[int]:
     """How many voxels along each axis of a volume are looked at around asked ones, where more would take too long."""
-    return _along([LITTLE_CONTEXT] * dimensions, planes)
+    return _along([_LITTLE_CONTEXT] * dimensions, planes)
 
 
 def _along(around: Sequence[int], planes: Sequence[int]) -> list[int]:

@@ -71,7 +71,7 @@ def load(
     drawn: list[SparseLabels] = []
     for number, (source, labels) in enumerate(zip(files.images, label_volumes, strict=True)):
         image = _image(source, config, spacing_mm, by_box=by_box)
-        frame = image if isinstance(image, Volume) else image.frame
+        frame = _frame(image)
         frame.require_same_grid(labels)
         sparse = meaning.sparse(labels, _weight(files, number, frame, config))
         if not sparse.labeled.any():
@@ -120,8 +120,12 @@ def _image(source: Source, config: Config, spacing_mm: Spacing, *, by_box: bool)
         boxes = io.scan_by_box(str(source), channel=data.channel, nan=data.nan, xform=data.xform)
         if data.by_box or boxes.quick:
             return boxes
-        return io.HeldScan(image_volume(source, data, spacing_mm))
     return io.HeldScan(image_volume(source, data, spacing_mm))
+
+
+def _frame(image: Image) -> Volume:
+    """The scan's grid, without its voxels."""
+    return io.HeldScan(image).frame if isinstance(image, Volume) else image.frame
 
 
 def _prepared(image: Image, preprocessing: Preprocessing) -> PreparedImage | PreparedByBox:
@@ -157,7 +161,6 @@ def _prepare(
 ) -> Case:
     prepared = _prepared(image, preprocessing)
     x, y, z = (float(v) for v in prepared.affine.spacing)
-    frame = io.HeldScan(image).frame if isinstance(image, Volume) else image.frame
     scan = {
         "shape": list(image.shape),
         "spacing_mm": image.affine.orientation.apply_spacing(image.affine.spacing).tolist(),
@@ -179,7 +182,7 @@ def _prepare(
         scan,
         target,
         undo=prepared.undo,
-        frame=frame,
+        frame=_frame(image),
     )
 
 

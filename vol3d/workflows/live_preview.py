@@ -49,8 +49,7 @@ class LivePreview:
         found: probabilities (K, X, Y, Z), or their logarithms.
         """
         if math.prod(found.shape) <= _MOST_VOXELS:
-            slabs = found.slabs()
-            self._write(Slab(one.start, np.exp(one.values)) for one in slabs) if logs else self._write(slabs)
+            self._write(Slab(one.start, np.exp(one.values)) if logs else one for one in found.slabs())
 
     @property
     def affordable(self) -> bool:

@@ -127,10 +127,11 @@ def guide(
         classes,
         steps=steps,
         seed=seed,
-        reduction=factors,
         keep_bytes=kept_bytes(),
         on_first_stage=first_stage,
     )
+    for one in found[0]:
+        one.reduction = factors
     shares = _settle_shares(*found, seed) if _are_strokes(cases) else None
     return [
         Guided(
