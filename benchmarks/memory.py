@@ -5,8 +5,9 @@
 large: a uint8 HDF5 scan (2.1 GB with the default shape) goes through a tiny network by `vol3d predict --max-memory`.
 The process is killed (SIGKILL) after a third of the planes and the same command is run again. Printed: what a dry run
 expects, the peak resident size of either process over the budget, the time, and how many planes the second run found.
-whole: a float32 NIfTI file of 512³ voxels, at once and under 1.4 GB, and in tiles of 128³; the peak over the size of
-its array, and what a scan of one such tile takes, which is the program and the network: the rest is what a scan costs.
+whole: a float32 NIfTI file of 512³ voxels, at once and under 1.4 GB; the peak over the size of its array, and what a
+scan of one tile of the size that is planned at once takes, which is the program and the network: the rest is what a
+scan costs.
 The network is the same: three classes, two levels, four channels, drawn weights; with valid convolutions tiles do not
 overlap.
 train: three slices of a uint8 HDF5 scan of 1024×1024×512 voxels are painted, one across each axis, and learned from for
@@ -16,7 +17,9 @@ cut by the main process here: what another one shares with it would count twice.
 
 import argparse
 import json
+import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -36,7 +39,7 @@ from vol3d.transforms import Preprocessing
 from vol3d.volume import LabelTable
 
 PARTS = ["large", "whole", "train"]
-SIDE, TILE = 512, 128
+SIDE = 512
 VOL3D = str(Path(sys.executable).with_name("vol3d"))
 
 
@@ -61,8 +64,12 @@ def save_model(path: Path, network: AnyNetworkConfig, weights: dict, patch: list
 
 
 def save_tiny_model(path: Path, padding: str) -> None:
-    network = UNetConfig(encoder=((4, 4), (8, 8)), padding=padding)
+    network = _tiny(padding)
     save_model(path, network, build(network, 1, 3).state_dict())
+
+
+def _tiny(padding: str) -> UNetConfig:
+    return UNetConfig(encoder=((4, 4), (8, 8)), padding=padding)
 
 
 def write_scan(path: Path, shape: tuple[int, ...]) -> None:
@@ -136,30 +143,38 @@ def large(folder: Path, model: Path, shape: tuple[int, ...], budget: str) -> lis
 
 def whole(folder: Path, model: Path) -> list[dict]:
     rng = np.random.default_rng(0)
-    tile = ["--tile", *[str(TILE)] * 3]
+
+    def command(shape: tuple[int, ...], out: str, options: list[str]) -> list[str]:
+        scan = folder / f"scan{'-'.join(map(str, shape))}.nii"
+        if not scan.exists():
+            data = rng.standard_normal(shape, dtype=np.float32)
+            nibabel.save(nibabel.Nifti1Image(data, np.eye(4)), scan)
+        return [VOL3D, "predict", str(scan), "-m", str(model), "-o", str(folder / out), "--no-preview", *options]
+
+    volume = (SIDE,) * 3
+    said = run(command(volume, "none.nii.gz", ["--dry-run"]))["said"]
+    tile = re.search(r"of (\d+)×(\d+)×(\d+)", said)
+    if tile is None:
+        raise SystemExit(said)
+    margin = build(_tiny("valid"), 1, 3).margin
+    one = tuple(int(n) - m for n, m in zip(tile.groups(), margin, strict=True))
     ways = (
-        ("at once", SIDE, []),
-        ("--max-memory 1.4GB", SIDE, ["--max-memory", "1.4GB"]),
-        (f"tiles of {TILE}³", SIDE, tile),
-        (f"one tile of {TILE}³", TILE, tile),
+        (f"at once, in tiles of {'×'.join(tile.groups())}", volume, []),
+        ("--max-memory 1.4GB", volume, ["--max-memory", "1.4GB"]),
+        ("one tile", one, ["--tile", *tile.groups()]),
     )
     rows, labels = [], []
-    for what, side, options in ways:
-        scan, out = folder / f"scan{side}.nii", folder / f"labels{len(rows)}.nii.gz"
-        if not scan.exists():
-            data = rng.standard_normal((side,) * 3, dtype=np.float32)
-            nibabel.save(nibabel.Nifti1Image(data, np.eye(4)), scan)
-        found = run([VOL3D, "predict", str(scan), "-m", str(model), "-o", str(out), "--no-preview", *options])
+    for what, shape, options in ways:
+        found = run(command(shape, f"labels{len(rows)}.nii.gz", options))
         said = found.pop("said")
         if found["code"]:
             raise SystemExit(said)
-        labels.append(np.asarray(nibabel.load(out).dataobj))
-        array = 4.0 * side**3
-        rows.append({"what": f"{side}³ float32, {what}", **found, "of the array": found["peak GB"] * 1e9 / array})
-    for number in (1, 2):
-        rows[number]["labels that differ"] = float((labels[0] != labels[number]).mean())
-    beside = 1e9 * (rows[2]["peak GB"] - rows[3]["peak GB"]) / (4.0 * (SIDE**3 - TILE**3))
-    rows[2]["beside program and network, of the array"] = beside
+        labels.append(np.asarray(nibabel.load(folder / f"labels{len(rows)}.nii.gz").dataobj))
+        ratio = found["peak GB"] * 1e9 / (4.0 * math.prod(shape))
+        rows.append({"what": f"{'×'.join(map(str, shape))} float32, {what}", **found, "of the array": ratio})
+    rows[1]["labels that differ"] = float((labels[0] != labels[1]).mean())
+    apart = 1e9 * (rows[0]["peak GB"] - rows[2]["peak GB"])
+    rows[0]["beside program and network, of the array"] = apart / (4.0 * (math.prod(volume) - math.prod(one)))
     return rows
 
 

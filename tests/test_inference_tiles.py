@@ -90,6 +90,16 @@ def test_the_cheapest_tile_within_the_memory_is_found(axes, share):
     assert through(chosen) == min(through(s) for s in [chosen, *itertools.product(*thinned)] if budget.fits(s, axes))
 
 
+def test_thrift_takes_less_memory_for_little_more_work():
+    facts = {"margin": (16,) * 3, "stride": (2,) * 3, "smallest": (18,) * 3, **COST, "memory_bytes": 14e9}
+    dear, sparing = (plan_tiles((512, 512, 512), **facts, thrift=thrift) for thrift in (0.0, 0.1))
+    assert dear.voxels < sparing.voxels <= 1.1 * dear.voxels
+    taken = [float(plan.budget.demands(plan.size, plan.axes)[0][0]) for plan in (dear, sparing)]
+    assert taken[1] < 0.5 * taken[0]
+    alone = [plan_tiles((20, 20, 20), **facts, thrift=thrift).size for thrift in (0.0, 0.5)]
+    assert alone[0] == alone[1]  # so little memory is not worth any work
+
+
 def test_more_memory_never_costs_more():
     costs = [
         plan_tiles((200, 180, 60), memory_bytes=gb * 1e9, **PAPER, **COST).voxels for gb in (0.6, 0.7, 1, 2, 4, 8, 40)

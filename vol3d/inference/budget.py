@@ -17,6 +17,7 @@ Sizes = tuple[int, int, int]
 Axes = tuple[Axis, Axis, Axis]
 SLAB_PLANES = 16  # finished planes are handed on at most this many at a time
 _FLOAT, _INDEX = 4, 2
+_LITTLE = 5e8  # bytes that are not worth saving
 _COPIES = 2  # of a tile's answer: logits and probabilities
 
 
@@ -27,7 +28,8 @@ class Budget:
     memory_bytes: for everything, or for the device alone where `host_memory_bytes` says what the buffers of unfinished
     planes may take beside it. bytes_per_voxel: peak of the network per input voxel. classes: K. most_voxels: largest
     input of a tile; the default keeps maps of 128 channels below 2³¹ values, the limit of many GPU kernels. indices:
-    whether unfinished planes are kept as class indices instead of values of every class.
+    whether unfinished planes are kept as class indices instead of values of every class. thrift: by how much more than
+    the cheapest tile one may cost that takes less memory, where that takes more than a little.
     """
 
     memory_bytes: float
@@ -36,6 +38,7 @@ class Budget:
     host_memory_bytes: float | None = None
     most_voxels: float = 2**24
     indices: bool = False
+    thrift: float = 0.0
 
     def demands(self, tile: Sequence[Any], axes: Axes) -> list[tuple[Any, float, str]]:
         """What tiles of `tile` take, what is allowed, and of what; sizes may be arrays of one shape."""
@@ -75,7 +78,8 @@ class Budget:
 def cheapest(axes: Axes, budget: Budget, least: Sizes = (1, 1, 1)) -> Sizes:
     """The tile with which the fewest voxels go through the network, all tiles together; of equals the fewest tiles.
 
-    least: no smaller ones are taken. Raises `ResourceError` where not even the smallest tile fits.
+    With `budget.thrift` the one that takes the least memory of those that cost so little more. least: no smaller ones
+    are taken. Raises `ResourceError` where not even the smallest tile fits.
     """
     frontiers = [_frontier(axis, size) for axis, size in zip(axes, least, strict=True)]
     budget.require(_sizes([f[0, 0] for f in frontiers]), axes, "the smallest tile")
@@ -84,6 +88,10 @@ def cheapest(axes: Axes, budget: Budget, least: Sizes = (1, 1, 1)) -> Sizes:
     through = np.where(budget.fits(size, axes), cost[0] * cost[1] * cost[2], np.inf)
     tiles = np.where(through == through.min(), count[0] * count[1] * count[2], np.inf)
     best = np.unravel_index(int(tiles.argmin()), tiles.shape)
+    memory = budget.demands(size, axes)[0][0]
+    if budget.thrift and memory[best] > _LITTLE:
+        sparing = np.where(through <= (1.0 + budget.thrift) * through.min(), np.maximum(memory, _LITTLE), np.inf)
+        best = np.unravel_index(int(np.where(sparing == sparing.min(), through, np.inf).argmin()), tiles.shape)
     return _sizes([f[i, 0] for f, i in zip(frontiers, best, strict=True)])
 
 

@@ -29,6 +29,7 @@ def plan_tiles(  # noqa: PLR0913  every fact the plan is made from, by its name
     most_voxels: float = 2**24,
     indices: bool = False,
     sight: Sequence[int] | None = None,
+    thrift: float = 0.0,
 ) -> TilePlan:
     """Plan the tiles of a volume.
 
@@ -43,7 +44,7 @@ def plan_tiles(  # noqa: PLR0913  every fact the plan is made from, by its name
     same-padded network should see along its axes, twice as much if memory allows: of such tiles those are taken with
     which the fewest voxels go through it; None: the largest that fit. indices: only the most probable class of a voxel
     is wanted, see `predict_slabs`; where tiles are blended this changes nothing.
-    memory_bytes, bytes_per_voxel, host_memory_bytes, most_voxels: see `Budget`.
+    memory_bytes, bytes_per_voxel, host_memory_bytes, most_voxels, thrift: see `Budget`.
 
     Raises `ModelError` for sizes the network cannot take, `ResourceError` where memory is too small for any tile.
     """
@@ -59,7 +60,7 @@ def plan_tiles(  # noqa: PLR0913  every fact the plan is made from, by its name
     asks = zip(seen, margin, stride, least, strict=True)
     axes = _three({a: Axis(shape[a], m, s, n, overlap if padded else None) for a, m, s, n in asks}, shape)
     alone = indices and not padded
-    budget = Budget(memory_bytes, bytes_per_voxel, classes, host_memory_bytes, most_voxels, alone)
+    budget = Budget(memory_bytes, bytes_per_voxel, classes, host_memory_bytes, most_voxels, alone, thrift)
     size = _accepted({} if wanted is None else dict(zip(seen, wanted, strict=True)), axes)
     if tile is None:
         seeing = None if sight is None else _at(dict(zip(seen, sight, strict=True)))
@@ -83,6 +84,7 @@ def plan_for(  # noqa: PLR0913  as above
     most_voxels: float = 2**24,
     indices: bool = False,
     sight: Sequence[int] | None = None,
+    thrift: float = 0.0,
 ) -> TilePlan:
     """`plan_tiles` with what the network tells about itself."""
     return plan_tiles(
@@ -101,6 +103,7 @@ def plan_for(  # noqa: PLR0913  as above
         most_voxels=most_voxels,
         indices=indices,
         sight=sight,
+        thrift=thrift,
     )
 
 
@@ -117,6 +120,7 @@ def plan_axes(  # noqa: PLR0913  as above
     host_memory_bytes: float | None = None,
     most_voxels: float = 2**24,
     sight: Sequence[int] | None = None,
+    thrift: float = 0.0,
 ) -> tuple[TilePlan, ...]:
     """A plan for each of the axes `planes`, as `predict_axes` takes them: together they keep within the memory.
 
@@ -141,6 +145,7 @@ def plan_axes(  # noqa: PLR0913  as above
             host_memory_bytes=share,
             most_voxels=most_voxels,
             sight=sight,
+            thrift=thrift,
         )
         for axis in planes
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,19 +36,21 @@ class Statistics:
         percentiles are those of the voxels above it, unless these are all equal.
         """
         steps = sampling_steps(channel.shape, most_voxels)
-        values = channel[tuple(slice(None, None, step) for step in steps)].ravel()
-        if values.dtype.kind == "f":
-            values = values[np.isfinite(values)]
+        values = np.array(channel[tuple(slice(None, None, step) for step in steps)], order="C").ravel()
+        if values.dtype.kind == "f" and not (finite := np.isfinite(values)).all():
+            values = values[finite]
         if values.size == 0:
             return cls(0, 0, 0, 0, 0, 0, (0, 0))
-        values = np.sort(values)
+        values.sort()
         low, high = float(values[0]), float(values[-1])
         above = values[np.searchsorted(values, values[0], side="right") :]
         if above.size and 2 * above.size < values.size and above[0] < above[-1]:
             values = above
         p1, p99, lower, upper = (_percentile(values, q) for q in (1, 99, *percentiles))
         mean = float(values.mean(dtype=np.float64))
-        std = float(np.sqrt(np.mean(np.subtract(values, mean, dtype=np.float64) ** 2)))
+        parts = (values[at : at + _AT_A_TIME] for at in range(0, values.size, _AT_A_TIME))
+        squares = math.fsum(float(np.square(np.subtract(part, mean, dtype=np.float64)).sum()) for part in parts)
+        std = math.sqrt(squares / values.size)
         return cls(low, high, mean, std, p1, p99, (lower, upper))
 
     def to_json(self) -> dict[str, float]:

@@ -17,6 +17,7 @@ from vol3d.workflows.device import Device, memory_bytes
 Triple = tuple[int, int, int]
 _FEW_VOXELS = 2**19  # of a batch of planes
 _LARGEST_PATCH = 2**16
+_THRIFT = 0.1  # smaller tiles are no slower: measured on a CPU
 PROGRAM_BYTES = 4.5e8  # of a process that predicts, beside arrays and tiles
 PLANNED_SHARE = 0.9  # the rest is for pieces of freed memory that are too small to be used again
 
@@ -68,7 +69,8 @@ def tile_plans(
     planes: of a 2-D network, the axes across which it goes slice by slice: a plan for each; of a 3-D one none, and one
     plan. patch: the input it learned from, along its axes: the tile of a network whose answers depend on all of its
     input; what another same-padded one should see at least. indices: only the most probable classes are wanted, which a
-    valid 3-D network is then planned for.
+    valid 3-D network is then planned for. A 3-D network on a CPU gets tiles that take less memory, for up to a tenth
+    more voxels in all, unless a limit says how much it may take.
     Raises `ModelError` for a tile the network cannot take, `ResourceError` where not even the smallest tile fits.
     """
     demand = bytes_per_voxel(network, in_channels=network.in_channels, precision=device.precision)
@@ -80,6 +82,7 @@ def tile_plans(
         "tile": settings.tile,
         "overlap": settings.overlap,
         "host_memory_bytes": host,
+        "thrift": 0.0 if device.is_gpu or planes or settings.max_memory_gb is not None else _THRIFT,
     }
     if patch is not None and not any(network.margin):
         facts["sight"] = patch
