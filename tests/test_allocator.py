@@ -8,7 +8,7 @@ import pytest
 
 from vol3d.io import resident_bytes
 from vol3d.workflows import allocator
-from vol3d.workflows.allocator import freed_memory_kept, keeps_freed_memory
+from vol3d.workflows.allocator import freed_memory_kept, freed_memory_returned, keeps_freed_memory, returns_freed_memory
 
 GLIBC = platform.libc_ver()[0] == "glibc"
 
@@ -31,11 +31,22 @@ def test_blocks_are_used_again_and_given_back_at_the_end():
     assert resident_bytes() < inside - (200 << 20)
 
 
+@pytest.mark.skipif(not GLIBC, reason="only glibc can be told")
+def test_blocks_between_others_are_given_back_at_once():
+    with freed_memory_returned():
+        blocks = [np.ones(2 << 20, np.uint8) for _ in range(200)]
+        inside = resident_bytes()
+        del blocks[::2]
+        assert resident_bytes() < inside - (150 << 20)
+    assert len(blocks) == 100
+
+
+@pytest.mark.parametrize("keeper", [keeps_freed_memory, returns_freed_memory])
 @pytest.mark.parametrize("version", [("", ""), ("musl", "1.2")])
-def test_elsewhere_nothing_is_changed(monkeypatch, version):
+def test_elsewhere_nothing_is_changed(monkeypatch, version, keeper):
     monkeypatch.setattr(allocator.platform, "libc_ver", lambda: version)
 
-    @keeps_freed_memory
+    @keeper
     def doubled(number, *, times=2):
         """Double it."""
         return number * times

@@ -6,7 +6,6 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +22,7 @@ from vol3d.inference.forward import Runner
 from vol3d.inference.tiles import Tile, TilePlan
 from vol3d.transforms import Preprocessing
 from vol3d.volume import Affine, Box, Volume
-from vol3d.workflows.allocator import freed_memory_kept
+from vol3d.workflows.allocator import freed_memory_kept, freed_memory_returned
 from vol3d.workflows.at_once import array_bytes, plans_at_once, settings_at_once, stored_bytes
 from vol3d.workflows.device import Device, exact, memory_bytes, pick_device
 from vol3d.workflows.large import bytes_left, gathered_bytes, held_bytes, is_too_large, plan_in_parts
@@ -104,7 +103,7 @@ def forecast(scan: str, bundle: ModelBundle, output: str, choice: PredictOptions
         plans = tuple(plan.flipped() for plan in plans)
     image = np.broadcast_to(np.float32(0), (bundle.network_channels, *shape))
     seconds = starting + math.prod(shape) / _WRITTEN_PER_SECOND + _preparing(scan, facts, bundle)
-    with nullcontext() if in_parts else freed_memory_kept():
+    with freed_memory_returned() if in_parts else freed_memory_kept():
         for plan in plans:
             tile = plan.tiles[len(plan.tiles) // 2]
             runner = Runner(network, image, plan, torch.device(device.name), device.precision)

@@ -23,6 +23,7 @@ from vol3d.transforms import PreparedByBox, Preprocessing
 from vol3d.transforms.boxes import stored_box
 from vol3d.version import __version__
 from vol3d.volume import Affine, Box
+from vol3d.workflows.allocator import returns_freed_memory
 from vol3d.workflows.at_once import array_bytes, stored_bytes
 from vol3d.workflows.device import Device, exact, memory_bytes, pick_device
 from vol3d.workflows.large_pixels import with_channels
@@ -124,14 +125,15 @@ def predict_file(
     return predict(scan, bundle, output, options=choice, listener=tell)
 
 
+@returns_freed_memory
 def predict_large(
     scan: str, bundle: ModelBundle, output: str, choice: PredictOptions, tell: Listener
 ) -> LargePrediction:
     """Segment a scan box by box: one in an HDF5 file without ever holding all of it, another as it is stored.
 
     What is finished is kept beside the output; after a crash or Ctrl-C the same command goes on from there. The labels
-    are those that `predict` gives. Freed memory goes back to the system: kept, it is cut into pieces by tiles of
-    several sizes, and grows past what is allowed. Raises what `predict` raises.
+    are those that `predict` gives. Freed memory goes back to the system: kept, it would grow past what is allowed.
+    Raises what `predict` raises.
     """
     device = exact(pick_device(choice.device))
     require_precision(bundle, choice, device)
