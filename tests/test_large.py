@@ -495,7 +495,7 @@ def test_a_forecast_tells_tiles_memory_and_time_and_writes_nothing(model, tmp_pa
     assert found.tiles == 8 * once.tiles
     assert found.redundancy == pytest.approx(8 * once.redundancy)
     assert min(once.seconds, found.seconds) > 0
-    monkeypatch.setattr("vol3d.workflows.forecast._seconds", lambda *_tile: 0.01)
+    monkeypatch.setattr("vol3d.workflows.forecast._seconds", lambda _run: 0.01)
     monkeypatch.setattr("vol3d.workflows.forecast._preparing", lambda *_scan: 0.0)
     times = [forecast(scan, bundle, str(tmp_path / "out.h5"), choice).seconds for choice in (TILED, flipped)]
     assert times[1] - times[0] == pytest.approx(0.01 * (found.tiles - once.tiles))

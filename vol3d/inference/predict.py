@@ -94,15 +94,11 @@ def _sweep(
     runner: Runner, plan: TilePlan, tiles: list[Tile], start: int, meter: _Meter, *, logits: bool
 ) -> Iterator[Slab]:
     """Slabs from plane `start` on: all planes before the next tile's are finished, since tiles come in their order."""
-    canvas: Canvas | IndexCanvas
-    if plan.indices:
-        canvas = IndexCanvas(plan.thickness, plan.shape, start)
-    else:
-        canvas = Canvas(plan.classes, plan.thickness, plan.shape, start, runner.dtype)
+    canvas = canvas_for(plan, start, runner.dtype)
     for answer in runner.answers(tiles, plan, logits=logits or plan.indices):
         values, box = answer.wait(), answer.tile.output
         yield from canvas.finish(box.start[0])
-        canvas.add(box, values, _weight(answer.tile, plan, runner.dtype))
+        canvas.add(box, values, blending(answer.tile, plan, runner.dtype))
         meter.passed(answer.tile)
     yield from canvas.finish(plan.shape[0])
 
@@ -137,7 +133,14 @@ def _unfinished(plan: TilePlan, finished: int) -> Iterator[Tile]:
             yield replace(tile, output=cut)
 
 
-def _weight(tile: Tile, plan: TilePlan, dtype: torch.dtype) -> Tensor | None:
+def canvas_for(plan: TilePlan, start: int, dtype: torch.dtype) -> Canvas | IndexCanvas:
+    """What the answers of a plan's tiles are gathered on, from plane `start` on."""
+    if plan.indices:
+        return IndexCanvas(plan.thickness, plan.shape, start)
+    return Canvas(plan.classes, plan.thickness, plan.shape, start, dtype)
+
+
+def blending(tile: Tile, plan: TilePlan, dtype: torch.dtype) -> Tensor | None:
     """Blending weights of a tile's output, None where tiles lie side by side."""
     if not any(plan.blended):
         return None

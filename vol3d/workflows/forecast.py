@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,14 @@ from vol3d.baselines.by_box import ByBox
 from vol3d.baselines.pixel_classifier import PixelClassifier, classify
 from vol3d.baselines.reduced import reduced_shape, reduced_spacing
 from vol3d.bundle import ModelBundle
+from vol3d.inference.blend import Canvas, IndexCanvas
 from vol3d.inference.forward import Runner
+from vol3d.inference.predict import blending, canvas_for
 from vol3d.inference.tiles import Tile, TilePlan
 from vol3d.transforms import Preprocessing
 from vol3d.volume import Affine, Box, Volume
 from vol3d.workflows.allocator import freed_memory_kept, freed_memory_returned
-from vol3d.workflows.at_once import array_bytes, plans_at_once, settings_at_once, stored_bytes
+from vol3d.workflows.at_once import array_bytes, held_twice, plans_at_once, settings_at_once, stored_bytes
 from vol3d.workflows.device import Device, exact, memory_bytes, pick_device
 from vol3d.workflows.large import bytes_left, gathered_bytes, held_bytes, is_too_large, plan_in_parts
 from vol3d.workflows.large_pixels import by_box, disk_bytes, largest_part
@@ -102,14 +105,12 @@ def forecast(scan: str, bundle: ModelBundle, output: str, choice: PredictOptions
     if choice.tta:
         plans = tuple(plan.flipped() for plan in plans)
     image = np.broadcast_to(np.float32(0), (bundle.network_channels, *shape))
-    seconds = starting + math.prod(shape) / _WRITTEN_PER_SECOND + _preparing(scan, facts, bundle)
+    through = sum(plan.voxels for plan in plans) / math.prod(shape)
+    by_tile = in_parts or not held_twice(bundle, choice, device)
+    seconds = starting + math.prod(shape) / _WRITTEN_PER_SECOND
+    seconds += _preparing(scan, facts, bundle) * (through if by_tile else 1.0)
     with freed_memory_returned() if in_parts else freed_memory_kept():
-        for plan in plans:
-            tile = plan.tiles[len(plan.tiles) // 2]
-            runner = Runner(network, image, plan, torch.device(device.name), device.precision)
-            first = _seconds(runner, tile, plan)
-            later = first if len(plan.tiles) == 1 else _later_seconds(runner, tile, plan)
-            seconds += first + later * (plan.voxels / tile.input.voxels - 1)
+        seconds += sum(_predicting(network, image, plan, device) for plan in plans)
     disk, running = 0.0, _together(plans)
     if in_parts:
         running = max(running, gathered_bytes((x, y, z), output, bundle))
@@ -134,7 +135,7 @@ def forecast(scan: str, bundle: ModelBundle, output: str, choice: PredictOptions
         in_parts,
         largest.size,
         sum(len(plan.tiles) for plan in plans),
-        sum(plan.voxels for plan in plans) / math.prod(shape),
+        through,
         held,
         seconds,
         device.name,
@@ -163,20 +164,34 @@ def _preparing(scan: str, facts: dict[str, Any], bundle: ModelBundle) -> float:
     return reading + (time.perf_counter() - begin) * math.prod(shape) / math.prod(block)
 
 
-def _later_seconds(runner: Runner, tile: Tile, plan: TilePlan) -> float:
+def _predicting(network: Any, image: NDArray[Any], plan: TilePlan, device: Device) -> float:  # noqa: ANN401  any module
+    """Seconds that a plan will take, from its middle tile."""
+    tile = plan.tiles[len(plan.tiles) // 2]
+    runner = Runner(network, image, plan, torch.device(device.name), device.precision)
+    run = partial(_run, runner, tile, plan, canvas_for(plan, tile.output.start[0], runner.dtype))
+    first = _seconds(run)
+    later = first if len(plan.tiles) == 1 else _later_seconds(run)
+    return first + later * (plan.voxels / tile.input.voxels - 1)
+
+
+def _later_seconds(run: Callable[[], None]) -> float:
     """The median of as many runs as a second takes, up to nine: one alone is off by what else the machine does."""
     taken: list[float] = []
     while len(taken) < _MOST_RUNS and sum(taken) < _TIMED_SECONDS:
-        taken.append(_seconds(runner, tile, plan))
+        taken.append(_seconds(run))
     return statistics.median(taken)
 
 
-def _seconds(runner: Runner, tile: Tile, plan: TilePlan) -> float:
-    """Of one pass."""
+def _seconds(run: Callable[[], None]) -> float:
     begin = time.perf_counter()
-    for answer in runner.answers([tile], plan, logits=False):
-        answer.wait()
+    run()
     return time.perf_counter() - begin
+
+
+def _run(runner: Runner, tile: Tile, plan: TilePlan, canvas: Canvas | IndexCanvas) -> None:
+    """One tile, from the image to the planes that it adds to."""
+    for answer in runner.answers([tile], plan, logits=plan.indices):
+        canvas.add(tile.output, answer.wait(), blending(tile, plan, runner.dtype))
 
 
 def _classifying(classifier: PixelClassifier, shape: Size, spacing_mm: Sequence[float]) -> float:
