@@ -16,7 +16,7 @@ from vol3d.errors import GeometryError
 from vol3d.transforms import SpatialAugmentation, SpatialParams, cut_patch, output_box, resample
 from vol3d.transforms.compiled import compiled
 from vol3d.transforms.fields import place
-from vol3d.transforms.warp import can_warp, warp_labeled, warp_linear, warp_nearest
+from vol3d.transforms.warp import can_warp, warp_labeled, warp_linear, warp_nearest, warp_pair
 from vol3d.volume import Box
 
 shapes = st.tuples(*[st.integers(1, 9)] * 3)
@@ -76,6 +76,10 @@ def test_compiled_code_reads_what_the_grid_reads(shape, size, seed, deformed, dt
     answers = grid[(slice(None), *inner.slices())]
     clear = ((answers % 1 - 0.5).abs() > 1e-3).all(dim=0).numpy()
     nearest = warp_nearest(torch.from_numpy(array), placement, inner)
+    together = warp_pair(array, torch.from_numpy(array), placement, inner)
+    assert torch.equal(together[0], patch)
+    assert torch.equal(together[1], nearest)
+    assert together[1].dtype == nearest.dtype
     assert nearest.numpy().dtype == array.dtype
     there = resample(torch.from_numpy(array), answers, "nearest")
     assert np.array_equal(nearest.numpy()[:, clear], there.numpy()[:, clear])
@@ -140,6 +144,8 @@ def test_compiled_code_gets_arrays_on_one_grid_alone():
         warp_linear(image[:, :0], placement)
     with pytest.raises(GeometryError, match="on one grid"):
         warp_nearest(labels, placement, inner)
+    with pytest.raises(GeometryError, match="one grid"):
+        warp_pair(image, image[..., :1], placement, inner)
 
 
 def test_values_to_regress_stay_floating_point():

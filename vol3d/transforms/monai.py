@@ -21,7 +21,7 @@ from vol3d.transforms.fields import Size, SpatialAugmentation, linear_part, plac
 from vol3d.transforms.params import SpatialParams
 from vol3d.transforms.patch import output_box
 from vol3d.transforms.resample import resample
-from vol3d.transforms.warp import can_warp, warp_linear, warp_nearest
+from vol3d.transforms.warp import can_warp, warp_linear, warp_nearest, warp_pair
 
 Array = NDArray[Any] | Tensor
 
@@ -151,8 +151,10 @@ class RandSparsePatch(Randomizable, Transform):
         inner = step.copy()
         inner[:3, 3] += step[:3, :3] @ self.inner.start
         if can_warp(*arrays):
-            patches = [warp_linear(image, placement) for image in images]
-            answers = [warp_nearest(label, placement, self.inner) for label in labels]
+            pairs = [warp_pair(*pair, placement, self.inner) for pair in zip(images, labels, strict=False)]
+            patches = [patch for patch, _ in pairs] + [warp_linear(image, placement) for image in images[len(pairs) :]]
+            answers = [answer for _, answer in pairs]
+            answers += [warp_nearest(label, placement, self.inner) for label in labels[len(pairs) :]]
         else:
             grid = placement.grid(first.device if isinstance(first, Tensor) else None)
             patches = [resample(image, grid, "linear") for image in images]

@@ -84,6 +84,18 @@ def warp_nearest(codes: Array, placement: Placement, inner: Box) -> Tensor:
     return torch.from_numpy(found)
 
 
+def warp_pair(image: Array, codes: Array, placement: Placement, inner: Box) -> tuple[Tensor, Tensor]:
+    """`warp_linear` of an image and `warp_nearest` of codes on its grid, in one pass. Raises what these raise."""
+    from vol3d.transforms import warp_kernels
+
+    _require_one_grid(image, *(codes[number] for number in range(len(codes))))
+    values, labels = _memory(image), _memory(codes)
+    patch = torch.empty((values.shape[0], *placement.size), dtype=torch.float32)
+    found = np.empty((labels.shape[0], *inner.size), dtype=labels.dtype)
+    warp_kernels.warp_pair(values, labels, _parts(placement), _triple(inner.start), patch.numpy(), found)
+    return patch, torch.from_numpy(found)
+
+
 def _require_one_grid(image: Array, *labels: Array) -> None:
     """Compiled code does not look where arrays end."""
     shape = tuple(image.shape)

@@ -59,6 +59,32 @@ def warp_patch(
 
 
 @compiled
+def warp_pair(
+    image: Array, codes: Array, placed: Placed, begin: tuple[int, int, int], patch: Array, found: Array
+) -> None:
+    """`warp_patch` of an image and `warp_nearest` of codes (D, X, Y, Z) on its grid, in one pass."""
+    _, _, _, vectors, along_x, along_y, along_z = placed
+    _, gx, gy, gz = vectors.shape
+    planes, plane = vectors.reshape(3, gx, gy * gz), np.empty((3, gy * gz), dtype=np.float32)
+    lines, line = plane.reshape(3, gy, gz), np.empty((3, gz), dtype=np.float32)
+    size = patch.shape[1:]
+    rows, fractions, places = _buffers(size[2])
+    for x in range(size[0]):
+        _weigh(planes, along_x[x], plane)
+        for y in range(size[1]):
+            _weigh(lines, along_y[y], line)
+            _coordinates(x, y, placed, line, along_z, image.shape[1:], rows)
+            _below(image.shape[1:], rows, fractions, places)
+            for channel in range(image.shape[0]):
+                _linear(image[channel], fractions, places, patch[channel, x, y])
+            i, j = x - begin[0], y - begin[1]
+            if 0 <= i < found.shape[1] and 0 <= j < found.shape[2]:
+                _nearest(codes.shape[1:], rows, begin[2], found.shape[3], places)
+                for channel in range(codes.shape[0]):
+                    _copy(codes[channel], places, found[channel, i, j])
+
+
+@compiled
 def warp_nearest(codes: Array, placed: Placed, begin: tuple[int, int, int], found: Array) -> None:
     """The same of codes alone: (C, X, Y, Z) into found (C, x, y, z), the box of the patch that starts at `begin`."""
     _, _, _, vectors, along_x, along_y, along_z = placed
@@ -74,9 +100,7 @@ def warp_nearest(codes: Array, placed: Placed, begin: tuple[int, int, int], foun
             _coordinates(begin[0] + x, begin[1] + y, placed, line, along_z, codes.shape[1:], rows)
             _nearest(codes.shape[1:], rows, begin[2], size[2], places)
             for channel in range(codes.shape[0]):
-                memory, row = codes[channel].reshape(-1), found[channel, x, y]
-                for z in range(len(row)):
-                    row[z] = memory[places[z]]
+                _copy(codes[channel], places, found[channel, x, y])
 
 
 @compiled
@@ -184,6 +208,14 @@ def _linear(volume: Array, fractions: Array, places: Array, result: Array) -> No
         a, c, e, g = a + fz * (b - a), c + fz * (d - c), e + fz * (f - e), g + fz * (h - g)
         a, e = a + fy * (c - a), e + fy * (g - e)
         result[z] = a + fx * (e - a)
+
+
+@compiled
+def _copy(codes: Array, places: Array, row: Array) -> None:
+    """Codes of one row."""
+    memory = codes.reshape(-1)
+    for z in range(len(row)):
+        row[z] = memory[places[z]]
 
 
 @compiled
