@@ -11,10 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vol3d import inference
+from vol3d.config import InferenceConfig, UNetConfig
 from vol3d.errors import GeometryError, ModelError, ResourceError
 from vol3d.inference import Budget, plan_tiles
 from vol3d.inference.axes import Axis
 from vol3d.inference.budget import cheapest, largest
+from vol3d.networks import build
+from vol3d.workflows.device import Device
+from vol3d.workflows.tiling import tile_plans
 
 PAPER = {"margin": (88, 88, 88), "stride": (8, 8, 8), "smallest": (92, 92, 92)}
 COST = {"bytes_per_voxel": 500.0, "classes": 3}
@@ -98,6 +102,22 @@ def test_thrift_takes_less_memory_for_little_more_work():
     assert taken[1] < 0.5 * taken[0]
     alone = [plan_tiles((20, 20, 20), **facts, thrift=thrift).size for thrift in (0.0, 0.5)]
     assert alone[0] == alone[1]  # so little memory is not worth any work
+
+
+@pytest.mark.parametrize("margin", [(16, 16, 0), (0, 0, 0)])
+def test_thrift_makes_no_small_tiles_where_these_cost_nothing(margin):
+    facts = {"margin": margin, "stride": (2, 2, 1), "smallest": tuple(2 + m for m in margin), **COST, "overlap": 0.0}
+    plans = [plan_tiles((512, 512, 512), **facts, memory_bytes=14e9, thrift=thrift) for thrift in (0.0, 0.1)]
+    assert plans[0].size == plans[1].size
+
+
+def test_a_cpu_is_thrifty_unless_it_is_told_what_to_take():
+    network = build(UNetConfig(encoder=((4, 4), (8, 8)), padding="valid"), 1, 3)
+    free, limited = (
+        tile_plans(network, (512,) * 3, Device("cpu"), InferenceConfig(max_memory_gb=limit))[0].budget.thrift
+        for limit in (None, 8.0)
+    )
+    assert free > limited == 0
 
 
 def test_more_memory_never_costs_more():

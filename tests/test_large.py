@@ -499,6 +499,12 @@ def test_a_forecast_tells_tiles_memory_and_time_and_writes_nothing(model, tmp_pa
     monkeypatch.setattr("vol3d.workflows.forecast._preparing", lambda *_scan: 0.0)
     times = [forecast(scan, bundle, str(tmp_path / "out.h5"), choice).seconds for choice in (TILED, flipped)]
     assert times[1] - times[0] == pytest.approx(0.01 * (found.tiles - once.tiles))
+    monkeypatch.undo()
+    monkeypatch.setattr("vol3d.workflows.forecast._seconds", lambda _run: 0.0)
+    asked = []
+    monkeypatch.setattr("vol3d.workflows.forecast._preparing", lambda *told: asked.append(told[-1]) or 0.0)
+    forecast(scan, bundle, str(tmp_path / "out.h5"), flipped)
+    assert asked == [pytest.approx(found.redundancy)]  # tiles are scaled as they are cut
     started = forecast(scan, bundle, str(tmp_path / "out.h5"), TILED, starting=1000.0)
     assert 1000 < started.seconds < 1030
     assert once.bytes > PROGRAM_BYTES + stored_bytes(io.info(scan), bundle)

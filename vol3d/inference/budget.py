@@ -28,8 +28,8 @@ class Budget:
     memory_bytes: for everything, or for the device alone where `host_memory_bytes` says what the buffers of unfinished
     planes may take beside it. bytes_per_voxel: peak of the network per input voxel. classes: K. most_voxels: largest
     input of a tile; the default keeps maps of 128 channels below 2³¹ values, the limit of many GPU kernels. indices:
-    whether unfinished planes are kept as class indices instead of values of every class. thrift: by how much more than
-    the cheapest tile one may cost that takes less memory, where that takes more than a little.
+    whether unfinished planes are kept as class indices instead of values of every class. thrift: share of
+    further work that a tile may cost if it takes less memory, see `cheapest`.
     """
 
     memory_bytes: float
@@ -78,20 +78,21 @@ class Budget:
 def cheapest(axes: Axes, budget: Budget, least: Sizes = (1, 1, 1)) -> Sizes:
     """The tile with which the fewest voxels go through the network, all tiles together; of equals the fewest tiles.
 
-    With `budget.thrift` the one that takes the least memory of those that cost so little more. least: no smaller ones
-    are taken. Raises `ResourceError` where not even the smallest tile fits.
+    With `budget.thrift`, where that takes more than half a gigabyte and all axes have a margin, the one that takes the
+    least memory of those that cost so little more. least: no smaller ones are taken. Raises `ResourceError` where not
+    even the smallest tile fits.
     """
     frontiers = [_frontier(axis, size) for axis, size in zip(axes, least, strict=True)]
     budget.require(_sizes([f[0, 0] for f in frontiers]), axes, "the smallest tile")
     grids = np.meshgrid(*(np.arange(len(f)) for f in frontiers), indexing="ij", sparse=True)
     size, cost, count = ([f[i, column] for f, i in zip(frontiers, grids, strict=True)] for column in range(3))
     through = np.where(budget.fits(size, axes), cost[0] * cost[1] * cost[2], np.inf)
-    tiles = np.where(through == through.min(), count[0] * count[1] * count[2], np.inf)
-    best = np.unravel_index(int(tiles.argmin()), tiles.shape)
+    tiles = count[0] * count[1] * count[2]
+    best = _least(through, tiles)
     memory = budget.demands(size, axes)[0][0]
-    if budget.thrift and memory[best] > _LITTLE:
-        sparing = np.where(through <= (1.0 + budget.thrift) * through.min(), np.maximum(memory, _LITTLE), np.inf)
-        best = np.unravel_index(int(np.where(sparing == sparing.min(), through, np.inf).argmin()), tiles.shape)
+    if budget.thrift and memory[best] > _LITTLE and all(axis.margin for axis in axes):  # else small tiles cost nothing
+        affordable = through <= (1.0 + budget.thrift) * through.min()
+        best = _least(np.where(affordable, np.maximum(memory, _LITTLE), np.inf), through, tiles)
     return _sizes([f[i, 0] for f, i in zip(frontiers, best, strict=True)])
 
 
@@ -111,6 +112,12 @@ def largest(wanted: Sizes, axes: Axes, budget: Budget) -> Sizes:
             at = 0  # only thinner slabs help
         tile = _sizes([n - axes[a].stride * (a == at) for a, n in enumerate(tile)])
     return tile
+
+
+def _least(*values: NDArray[Any]) -> tuple[Any, ...]:
+    """Where the first of `values`, arrays of one shape, is least; of equals where the next one is."""
+    order = np.lexsort([one.ravel() for one in reversed(values)])
+    return np.unravel_index(int(order[0]), values[0].shape)
 
 
 def _frontier(axis: Axis, least: int) -> NDArray[np.int64]:

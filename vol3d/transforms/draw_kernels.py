@@ -11,10 +11,10 @@ from vol3d.transforms.compiled import Array, compiled
 def count_codes(codes: Array, known: Array, lowest: int, length: int, counts: Array) -> None:
     """Add to counts[block, code − lowest] for every one of `codes` (n,) that is `known` (n,), bool; empty: all are.
 
-    length: of a block of codes. Where all are known four tables take turns, since a code that has just been counted
-    is not at hand at once, and indices are unsigned, since negative ones would have to be looked out for.
+    length: of a block of codes. Where all are known four tables take turns, since to count one code twice in a row
+    means to wait, and indices are unsigned, since negative ones would have to be looked out for.
     """
-    width = counts.shape[1]
+    width = counts.shape[1] if len(known) == 0 else 0
     first, second = np.zeros(width, np.int64), np.zeros(width, np.int64)
     third, fourth = np.zeros(width, np.int64), np.zeros(width, np.int64)
     for block in range(len(counts)):

@@ -49,7 +49,7 @@ class Statistics:
         p1, p99, lower, upper = (_percentile(values, q) for q in (1, 99, *percentiles))
         mean = float(values.mean(dtype=np.float64))
         parts = (values[at : at + _AT_A_TIME] for at in range(0, values.size, _AT_A_TIME))
-        squares = math.fsum(float(np.square(np.subtract(part, mean, dtype=np.float64)).sum()) for part in parts)
+        squares = sum(float(np.square(np.subtract(part, mean, dtype=np.float64)).sum()) for part in parts)
         std = math.sqrt(squares / values.size)
         return cls(low, high, mean, std, p1, p99, (lower, upper))
 

@@ -88,8 +88,10 @@ def warp_pair(image: Array, codes: Array, placement: Placement, inner: Box) -> t
     """`warp_linear` of an image and `warp_nearest` of codes on its grid, in one pass. Raises what these raise."""
     from vol3d.transforms import warp_kernels
 
-    _require_one_grid(image, *(codes[number] for number in range(len(codes))))
+    _require_one_grid(image)
+    _require_one_grid(codes)
     values, labels = _memory(image), _memory(codes)
+    _require_one_grid(values, labels[0])
     patch = torch.empty((values.shape[0], *placement.size), dtype=torch.float32)
     found = np.empty((labels.shape[0], *inner.size), dtype=labels.dtype)
     warp_kernels.warp_pair(values, labels, _parts(placement), _triple(inner.start), patch.numpy(), found)

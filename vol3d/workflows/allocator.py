@@ -39,7 +39,7 @@ def freed_memory_returned() -> Iterator[None]:
 
 @contextmanager
 def _thresholds(mapped: int, trimmed: int) -> Iterator[None]:
-    """Blocks of at least `mapped` bytes are the system's own; so are more than `trimmed` free ones at the top."""
+    """Freed blocks of `mapped` bytes and more go back to the system; so do `trimmed` at the end of the heap."""
     library = _glibc()
     if library is None:
         yield

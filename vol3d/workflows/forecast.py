@@ -24,6 +24,7 @@ from vol3d.inference.forward import Runner
 from vol3d.inference.predict import blending, canvas_for
 from vol3d.inference.tiles import Tile, TilePlan
 from vol3d.transforms import Preprocessing
+from vol3d.transforms.statistics import Statistics, sampling_steps
 from vol3d.volume import Affine, Box, Volume
 from vol3d.workflows.allocator import freed_memory_kept, freed_memory_returned
 from vol3d.workflows.at_once import array_bytes, held_twice, plans_at_once, settings_at_once, stored_bytes
@@ -108,7 +109,8 @@ def forecast(scan: str, bundle: ModelBundle, output: str, choice: PredictOptions
     through = sum(plan.voxels for plan in plans) / math.prod(shape)
     by_tile = in_parts or not held_twice(bundle, choice, device)
     seconds = starting + math.prod(shape) / _WRITTEN_PER_SECOND
-    seconds += _preparing(scan, facts, bundle) * (through if by_tile else 1.0)
+    seconds += _reading(scan, facts) * (1.0 + through if in_parts and io.reads_by_box(scan) else 1.0)
+    seconds += _preparing(scan, facts, bundle, through if by_tile else 1.0)
     with freed_memory_returned() if in_parts else freed_memory_kept():
         seconds += sum(_predicting(network, image, plan, device) for plan in plans)
     disk, running = 0.0, _together(plans)
@@ -119,7 +121,8 @@ def forecast(scan: str, bundle: ModelBundle, output: str, choice: PredictOptions
         if in_parts:
             asked = by_box(bundle.classifier, shape, spacing, _noise(bundle.classifier.channels), left)
             part = largest_part(asked, left)
-            seconds += _classifying_in_parts(asked, part)
+            with freed_memory_returned():
+                seconds += _classifying_in_parts(asked, part)
             running, disk = max(running, asked.bytes_of(part)), disk_bytes(bundle.classifier, shape)
         else:
             with freed_memory_kept():
@@ -150,18 +153,28 @@ def _together(plans: Sequence[TilePlan]) -> float:
     return sum(waiting) + max(plan.bytes - planes for plan, planes in zip(plans, waiting, strict=True))
 
 
-def _preparing(scan: str, facts: dict[str, Any], bundle: ModelBundle) -> float:
-    """Seconds that reading a scan takes, about, and preparing it, from a block of noise."""
-    shape, dtype = tuple(facts["shape"]), np.dtype(facts["dtype"])
+def _reading(scan: str, facts: dict[str, Any]) -> float:
+    """Seconds that reading a scan once takes, about."""
     path = io.split_name(scan)[0]
     rate = _UNPACKED_PER_SECOND if path.suffix.lower() == ".gz" else _READ_PER_SECOND
-    reading = math.prod(shape) * facts["channels"] * dtype.itemsize / rate
+    return float(math.prod(facts["shape"]) * facts["channels"] * np.dtype(facts["dtype"]).itemsize / rate)
+
+
+def _preparing(scan: str, facts: dict[str, Any], bundle: ModelBundle, times: float) -> float:
+    """Seconds that a scan's statistics take, and scaling it so many times, from a block of noise."""
+    shape = tuple(facts["shape"])
     block = tuple(min(n, _TRIED) for n in shape)
     noise = 100 * np.random.default_rng(0).random((bundle.in_channels, *block), dtype=np.float32)
-    tried = Volume(noise.astype(dtype), Affine(np.asarray(facts["affine"])), scan)
+    tried = Volume(noise.astype(np.dtype(facts["dtype"])), Affine(np.asarray(facts["affine"])), scan)
+    begin = time.perf_counter()
+    for channel in tried.array:
+        Statistics.of(channel, (1.0, 99.0))
+    told = time.perf_counter() - begin
     begin = time.perf_counter()
     Preprocessing.from_json(bundle.preprocessing).apply(tried)
-    return reading + (time.perf_counter() - begin) * math.prod(shape) / math.prod(block)
+    scaled = max(time.perf_counter() - begin - told, 0.0)  # it asks for statistics as well
+    sampled = math.prod(-(-n // step) for n, step in zip(shape, sampling_steps(shape), strict=True))
+    return told * sampled / math.prod(block) + times * scaled * math.prod(shape) / math.prod(block)
 
 
 def _predicting(network: Any, image: NDArray[Any], plan: TilePlan, device: Device) -> float:  # noqa: ANN401  any module
