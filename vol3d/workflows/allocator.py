@@ -32,7 +32,10 @@ def freed_memory_kept() -> Iterator[None]:
 
 @contextmanager
 def freed_memory_returned() -> Iterator[None]:
-    """While the body runs every block of a megabyte and more goes back to the system as soon as it is freed."""
+    """While the body runs a block of a megabyte and more goes back to the system as soon as it is freed.
+
+    Unless it was found between others that were there before: this is for a process that has not done much yet.
+    """
     with _thresholds(_BLOCK, _BLOCK):
         yield
 
