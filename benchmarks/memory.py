@@ -132,8 +132,8 @@ def large(folder: Path, model: Path, shape: tuple[int, ...], budget: str) -> lis
     third = shape[0] // 3 * shape[1] * shape[2]
     for what, stop in (("killed after a third", third), ("taken up again", None)):
         found = run(command, part, stop)
-        said = [line for line in found.pop("said").splitlines() if "going on after" in line]
-        rows.append({"what": what, **found, "of the budget": found["peak GB"] / limit, "said": " ".join(line.rpartition(": ")[2] for line in said)})
+        told = [line.rpartition(": ")[2] for line in found.pop("said").splitlines() if "going on after" in line]
+        rows.append({"what": what, **found, "of the budget": found["peak GB"] / limit, "said": " ".join(told)})
     if rows[1]["code"] != -signal.SIGKILL or rows[-1]["code"]:
         raise SystemExit(f"prediction failed: {rows}")
     with h5py.File(out) as file:
