@@ -10,7 +10,7 @@ import pytest
 
 from vol3d.io import resident_bytes
 from vol3d.workflows import allocator
-from vol3d.workflows.allocator import freed_memory_kept, keeps_freed_memory, returns_freed_memory
+from vol3d.workflows.allocator import freed_memory_kept, freed_memory_returned
 
 GLIBC = platform.libc_ver()[0] == "glibc"
 
@@ -59,12 +59,12 @@ def test_blocks_between_others_are_given_back_at_once():
     assert freed[1] < 50 << 20
 
 
-@pytest.mark.parametrize("keeper", [keeps_freed_memory, returns_freed_memory])
+@pytest.mark.parametrize("keeper", [freed_memory_kept, freed_memory_returned])
 @pytest.mark.parametrize("version", [("", ""), ("musl", "1.2")])
 def test_elsewhere_nothing_is_changed(monkeypatch, version, keeper):
     monkeypatch.setattr(allocator.platform, "libc_ver", lambda: version)
 
-    @keeper
+    @keeper()
     def doubled(number, *, times=2):
         """Double it."""
         return number * times

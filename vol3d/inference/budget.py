@@ -28,8 +28,8 @@ class Budget:
     memory_bytes: for everything, or for the device alone where `host_memory_bytes` says what the buffers of unfinished
     planes may take beside it. bytes_per_voxel: peak of the network per input voxel. classes: K. most_voxels: largest
     input of a tile; the default keeps maps of 128 channels below 2³¹ values, the limit of many GPU kernels. indices:
-    whether unfinished planes are kept as class indices instead of values of every class. thrift: share of
-    further work that a tile may cost if it takes less memory, see `cheapest`.
+    whether unfinished planes are kept as class indices instead of values of every class. thrift: share of further work
+    that a tile may cost if it takes less memory, see `cheapest`.
     """
 
     memory_bytes: float

@@ -120,7 +120,6 @@ def plan_axes(  # noqa: PLR0913  as above
     host_memory_bytes: float | None = None,
     most_voxels: float = 2**24,
     sight: Sequence[int] | None = None,
-    thrift: float = 0.0,
 ) -> tuple[TilePlan, ...]:
     """A plan for each of the axes `planes`, as `predict_axes` takes them: together they keep within the memory.
 
@@ -145,7 +144,6 @@ def plan_axes(  # noqa: PLR0913  as above
             host_memory_bytes=share,
             most_voxels=most_voxels,
             sight=sight,
-            thrift=thrift,
         )
         for axis in planes
     )

@@ -20,6 +20,7 @@ from vol3d.transforms.compiled import Array, compiled
 
 Whole = Any  # int32, uint64: which one matters to the compiler alone
 Placed = tuple[Array, Array, Array, Array, Array, Array, Array]
+Buffers = tuple[Array, Array, Array]
 
 
 @compiled
@@ -38,20 +39,15 @@ def warp_patch(
     image: (C, X, Y, Z). classes, weight: (X, Y, Z). Into patch: float32 (C, *size); found and trust: the sizes of the
     box, classes 0 where trust is 0; empty ones where nothing but the image is wanted.
     """
-    _, _, _, vectors, along_x, along_y, along_z = placed
-    _, gx, gy, gz = vectors.shape
-    planes, plane = vectors.reshape(3, gx, gy * gz), np.empty((3, gy * gz), dtype=np.float32)
-    lines, line = plane.reshape(3, gy, gz), np.empty((3, gz), dtype=np.float32)
-    size = patch.shape[1:]
-    rows, fractions, places = _buffers(size[2])
-    for x in range(size[0]):
+    _, _, _, _, along_x, along_y, _ = placed
+    planes, plane, lines, line = _sums(placed)
+    buffers = _buffers(patch.shape[3])
+    rows, _, places = buffers
+    for x in range(patch.shape[1]):
         _weigh(planes, along_x[x], plane)
-        for y in range(size[1]):
+        for y in range(patch.shape[2]):
             _weigh(lines, along_y[y], line)
-            _coordinates(x, y, placed, line, along_z, image.shape[1:], rows)
-            _below(image.shape[1:], rows, fractions, places)
-            for channel in range(image.shape[0]):
-                _linear(image[channel], fractions, places, patch[channel, x, y])
+            _image_row(x, y, image, placed, line, buffers, patch)
             i, j = x - begin[0], y - begin[1]
             if 0 <= i < found.shape[0] and 0 <= j < found.shape[1]:
                 _nearest(classes.shape, rows, begin[2], found.shape[2], places)
@@ -63,20 +59,15 @@ def warp_pair(
     image: Array, codes: Array, placed: Placed, begin: tuple[int, int, int], patch: Array, found: Array
 ) -> None:
     """`warp_patch` of an image and `warp_nearest` of codes (D, X, Y, Z) on its grid, in one pass."""
-    _, _, _, vectors, along_x, along_y, along_z = placed
-    _, gx, gy, gz = vectors.shape
-    planes, plane = vectors.reshape(3, gx, gy * gz), np.empty((3, gy * gz), dtype=np.float32)
-    lines, line = plane.reshape(3, gy, gz), np.empty((3, gz), dtype=np.float32)
-    size = patch.shape[1:]
-    rows, fractions, places = _buffers(size[2])
-    for x in range(size[0]):
+    _, _, _, _, along_x, along_y, _ = placed
+    planes, plane, lines, line = _sums(placed)
+    buffers = _buffers(patch.shape[3])
+    rows, _, places = buffers
+    for x in range(patch.shape[1]):
         _weigh(planes, along_x[x], plane)
-        for y in range(size[1]):
+        for y in range(patch.shape[2]):
             _weigh(lines, along_y[y], line)
-            _coordinates(x, y, placed, line, along_z, image.shape[1:], rows)
-            _below(image.shape[1:], rows, fractions, places)
-            for channel in range(image.shape[0]):
-                _linear(image[channel], fractions, places, patch[channel, x, y])
+            _image_row(x, y, image, placed, line, buffers, patch)
             i, j = x - begin[0], y - begin[1]
             if 0 <= i < found.shape[1] and 0 <= j < found.shape[2]:
                 _nearest(codes.shape[1:], rows, begin[2], found.shape[3], places)
@@ -87,10 +78,8 @@ def warp_pair(
 @compiled
 def warp_nearest(codes: Array, placed: Placed, begin: tuple[int, int, int], found: Array) -> None:
     """The same of codes alone: (C, X, Y, Z) into found (C, x, y, z), the box of the patch that starts at `begin`."""
-    _, _, _, vectors, along_x, along_y, along_z = placed
-    _, gx, gy, gz = vectors.shape
-    planes, plane = vectors.reshape(3, gx, gy * gz), np.empty((3, gy * gz), dtype=np.float32)
-    lines, line = plane.reshape(3, gy, gz), np.empty((3, gz), dtype=np.float32)
+    _, _, _, _, along_x, along_y, along_z = placed
+    planes, plane, lines, line = _sums(placed)
     size = found.shape[1:]
     rows, _, places = _buffers(along_z.shape[1])
     for x in range(size[0]):
@@ -104,7 +93,26 @@ def warp_nearest(codes: Array, placed: Placed, begin: tuple[int, int, int], foun
 
 
 @compiled
-def _buffers(length: int) -> tuple[Array, Array, Array]:
+def _image_row(x: int, y: int, image: Array, placed: Placed, line: Array, buffers: Buffers, patch: Array) -> None:
+    """One row of the image, linear; its coordinates stay in the buffers."""
+    rows, fractions, places = buffers
+    _coordinates(x, y, placed, line, placed[6], image.shape[1:], rows)
+    _below(image.shape[1:], rows, fractions, places)
+    for channel in range(image.shape[0]):
+        _linear(image[channel], fractions, places, patch[channel, x, y])
+
+
+@compiled
+def _sums(placed: Placed) -> tuple[Array, Array, Array, Array]:
+    """The vectors, (3, gx, gy · gz); room for their sum over X, also as (3, gy, gz), and for that over Y, (3, gz)."""
+    vectors = placed[3]
+    _, gx, gy, gz = vectors.shape
+    plane = np.empty((3, gy * gz), dtype=np.float32)
+    return vectors.reshape(3, gx, gy * gz), plane, plane.reshape(3, gy, gz), np.empty((3, gz), dtype=np.float32)
+
+
+@compiled
+def _buffers(length: int) -> Buffers:
     """Of one row: coordinates and fractions (3, length), float32; where voxels stand in memory, (length,)."""
     rows, fractions = np.empty((3, length), dtype=np.float32), np.empty((3, length), dtype=np.float32)
     return rows, fractions, np.empty(length, dtype=np.uint64)  # unsigned: no index counts from the end

@@ -3,20 +3,16 @@
 Glibc gives large blocks back, and the system clears every page of the next one. Measured on two cores, that took a
 seventh of a training step's time, and a quarter to a half of a prediction's. Kept, memory is cut into pieces by tiles
 of several sizes, and more is taken than is in use. Left to itself, glibc does some of both. Where there is no glibc
-nothing is changed.
+nothing is changed. Both ways are contexts, and decorators of workflows that run in them.
 """
 
 from __future__ import annotations
 
 import ctypes
-import functools
 import platform
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import ParamSpec, TypeVar
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-Parameters = ParamSpec("Parameters")
-Result = TypeVar("Result")
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt
 _NEVER = 2**31 - 1
 _BLOCK = 1 << 20
@@ -55,27 +51,6 @@ def _thresholds(mapped: int, trimmed: int) -> Iterator[None]:
         library.mallopt(_MMAP_THRESHOLD, _USUAL_MMAP)
         library.mallopt(_TRIM_THRESHOLD, 2 * _USUAL_MMAP)
         library.malloc_trim(0)
-
-
-def keeps_freed_memory(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """A workflow that runs in `freed_memory_kept`."""
-    return _within(freed_memory_kept, function)
-
-
-def returns_freed_memory(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """A workflow that runs in `freed_memory_returned`."""
-    return _within(freed_memory_returned, function)
-
-
-def _within(
-    context: Callable[[], AbstractContextManager[None]], function: Callable[Parameters, Result]
-) -> Callable[Parameters, Result]:
-    @functools.wraps(function)
-    def run(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
-        with context():
-            return function(*args, **kwargs)
-
-    return run
 
 
 def _glibc() -> ctypes.CDLL | None:

@@ -23,7 +23,7 @@ from vol3d.transforms import PreparedByBox, Preprocessing
 from vol3d.transforms.boxes import stored_box
 from vol3d.version import __version__
 from vol3d.volume import Affine, Box
-from vol3d.workflows.allocator import returns_freed_memory
+from vol3d.workflows.allocator import freed_memory_returned
 from vol3d.workflows.at_once import array_bytes, stored_bytes
 from vol3d.workflows.device import Device, exact, memory_bytes, pick_device
 from vol3d.workflows.large_pixels import with_channels
@@ -125,7 +125,7 @@ def predict_file(
     return predict(scan, bundle, output, options=choice, listener=tell)
 
 
-@returns_freed_memory
+@freed_memory_returned()
 def predict_large(
     scan: str, bundle: ModelBundle, output: str, choice: PredictOptions, tell: Listener
 ) -> LargePrediction:

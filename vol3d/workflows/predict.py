@@ -18,7 +18,7 @@ from vol3d.inference.forward import Image
 from vol3d.report import preview_png
 from vol3d.transforms import PreparedByBox, PreparedImage, Preprocessing, Undo
 from vol3d.volume import LabelTable, Slab, Volume
-from vol3d.workflows.allocator import keeps_freed_memory
+from vol3d.workflows.allocator import freed_memory_kept
 from vol3d.workflows.at_once import OBJECT_VOLUMES, array_bytes, held_twice, plans_at_once, settings_at_once
 from vol3d.workflows.device import Device, exact, memory_bytes, pick_device
 from vol3d.workflows.drawn import Drawn, find_drawn, with_drawn, write_provenance
@@ -57,7 +57,7 @@ class Prediction:
     trial: Trial | None = None
 
 
-@keeps_freed_memory
+@freed_memory_kept()
 def predict(
     scan: Source,
     model: str | Path | ModelBundle | None = None,

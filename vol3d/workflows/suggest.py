@@ -22,7 +22,7 @@ from vol3d.report.layout import length_text
 from vol3d.report.suggestion import suggestion_png
 from vol3d.sampling.suggestions import PlaneGain, suggest_planes
 from vol3d.volume import Volume
-from vol3d.workflows.allocator import keeps_freed_memory
+from vol3d.workflows.allocator import freed_memory_kept
 from vol3d.workflows.device import exact, pick_device
 from vol3d.workflows.listener import Listener, Quiet
 from vol3d.workflows.models import find_model
@@ -105,7 +105,7 @@ class Suggestions:
         return [*self.said, *ranked]
 
 
-@keeps_freed_memory
+@freed_memory_kept()
 def suggest(
     scan: Source,
     model: str | Path | ModelBundle | None = None,

@@ -69,7 +69,7 @@ def tile_plans(
     planes: of a 2-D network, the axes across which it goes slice by slice: a plan for each; of a 3-D one none, and one
     plan. patch: the input it learned from, along its axes: the tile of a network whose answers depend on all of its
     input; what another same-padded one should see at least. indices: only the most probable classes are wanted, which a
-    valid 3-D network is then planned for. A 3-D network on a CPU gets tiles that take less memory, for up to a tenth
+    valid 3-D network is then planned for. On a CPU such a network gets tiles that take less memory, for up to a tenth
     more voxels in all, unless a limit says how much it may take.
     Raises `ModelError` for a tile the network cannot take, `ResourceError` where not even the smallest tile fits.
     """
@@ -82,7 +82,6 @@ def tile_plans(
         "tile": settings.tile,
         "overlap": settings.overlap,
         "host_memory_bytes": host,
-        "thrift": 0.0 if device.is_gpu or planes or settings.max_memory_gb is not None else _THRIFT,
     }
     if patch is not None and not any(network.margin):
         facts["sight"] = patch
@@ -96,7 +95,8 @@ def tile_plans(
         plane = [n + m + s for n, m, s in zip(sorted(shape)[1:], network.margin, network.total_stride, strict=True)]
         facts["most_voxels"] = max(_FEW_VOXELS, math.prod(plane))
         return plan_axes(network, shape, planes, **facts)
-    return (plan_for(network, shape, **facts, indices=indices),)
+    thrift = 0.0 if device.is_gpu or settings.max_memory_gb is not None else _THRIFT
+    return (plan_for(network, shape, **facts, indices=indices, thrift=thrift),)
 
 
 def require_sight(

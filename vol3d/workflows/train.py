@@ -12,7 +12,7 @@ from vol3d.config import Config
 from vol3d.errors import ConfigError
 from vol3d.sampling.painting import find_planes
 from vol3d.transforms import Preprocessing
-from vol3d.workflows.allocator import keeps_freed_memory
+from vol3d.workflows.allocator import freed_memory_kept
 from vol3d.workflows.budget import Budget
 from vol3d.workflows.case import Case
 from vol3d.workflows.cases import TrainingFiles, gather, load
@@ -34,7 +34,7 @@ _GENTLER = 0.25  # of the learning rate, where a run begins with weights that ha
 DEFAULT_CONFIG = Path("vol3d.yaml")
 
 
-@keeps_freed_memory
+@freed_memory_kept()
 def train(  # noqa: PLR0913  the verb that everything hangs on
     images: Source | Sequence[Source] | None = None,
     labels: Source | Sequence[Source] | None = None,
