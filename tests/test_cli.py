@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from workflow_parts import UNLABELED, write_case, write_config
 
-from vol3d.cli.main import main
+from vol3d.cli.main import main, run
 
 ROOT = Path(__file__).parents[1]
 
@@ -126,6 +126,17 @@ def test_dry_run_prints_the_paper_network_and_writes_nothing(capsys, tmp_path, m
     assert "19,069,955" in text
     assert "132×132×116 → 44×44×28" in text
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("chosen", [None, "0"])
+def test_the_program_asks_for_large_pages_unless_told_otherwise(monkeypatch, chosen):
+    monkeypatch.setattr(sys, "argv", ["vol3d", "--version"])
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")
+    if chosen is None:
+        monkeypatch.delenv("THP_MEM_ALLOC_ENABLE")
+    with pytest.raises(SystemExit, match="0"):
+        run()
+    assert os.environ["THP_MEM_ALLOC_ENABLE"] == (chosen or "1")
 
 
 def test_misspelt_flags_name_the_right_one(capsys):

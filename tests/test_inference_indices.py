@@ -12,6 +12,7 @@ from vol3d import io
 from vol3d.config import InferenceConfig, UNetConfig
 from vol3d.errors import GeometryError, ModelError, ResourceError
 from vol3d.inference import bytes_per_voxel, plan_for, predict_axes, predict_slabs
+from vol3d.inference.blend import most_probable
 from vol3d.networks import build
 from vol3d.transforms import Undo
 from vol3d.volume import Affine, Slab, Volume
@@ -51,6 +52,13 @@ def test_indices_are_those_of_the_largest_values(shape, tile):
     assert found.shape == (1, *shape)
     exact = joined(predict_slabs(network, image, values, logits=True))
     assert np.array_equal(found[0], exact.argmax(0))
+
+
+@given(st.integers(1, 5), st.booleans(), st.integers(0, 2**32 - 1))
+def test_the_first_of_equal_values_is_the_most_probable_class(classes, channels_last, seed):
+    values = torch.from_numpy(np.random.default_rng(seed).integers(0, 3, (classes, 4, 5, 6)).astype(np.float32))
+    laid = values.movedim(0, -1).contiguous().movedim(-1, 0) if channels_last else values
+    assert np.array_equal(most_probable(laid).numpy(), values.numpy().argmax(0))
 
 
 def test_a_plan_across_axes_hands_them_on_too():

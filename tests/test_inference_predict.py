@@ -17,7 +17,7 @@ from vol3d.config import UNetConfig
 from vol3d.errors import GeometryError, ModelError, ResourceError
 from vol3d.inference import bytes_per_voxel, plan_for, plan_tiles, predict_flips, predict_slabs, whole_pass
 from vol3d.inference.blend import Canvas, profile, weights
-from vol3d.inference.forward import Runner
+from vol3d.inference.forward import Runner, all_finite
 from vol3d.networks import UNet
 from vol3d.volume import Box
 
@@ -255,6 +255,17 @@ def test_logits_that_are_no_numbers_are_an_error_naming_the_place(poison):
     plan = plan_for(Constant(), (40, 4, 4), patch=(8, 8, 8), overlap=0.0, **LIMITS)
     with pytest.raises(ModelError, match=r"NaN or infinite in voxels \(32–39, 0–3, 0–3\).*float32"):
         list(predict_slabs(Constant(poison), image, plan))
+
+
+@pytest.mark.parametrize("poison", [None, math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("largest", [1.0, 3e38], ids=["sums stay finite", "sums overflow"])
+def test_one_value_in_a_million_is_found(poison, largest):
+    values = torch.full((3, 70, 70, 70), largest)
+    values[1, ::2] *= -1
+    if poison is not None:
+        values[2, 3, 65, 8] = poison
+    assert bool(all_finite(values)) == (poison is None)
+    assert bool(all_finite(values.permute(3, 1, 2, 0))) == (poison is None)
 
 
 def test_what_does_not_fit_the_plan_is_refused():

@@ -32,7 +32,7 @@ from vol3d.volume import Affine, Box, Volume
 from vol3d.workflows.at_once import array_bytes, stored_bytes
 from vol3d.workflows.device import Device
 from vol3d.workflows.forecast import _classifying, _classifying_in_parts, _noise, forecast
-from vol3d.workflows.large import gathered_bytes, held_bytes, is_too_large, obstacle, predict_large
+from vol3d.workflows.large import gathered_bytes, held_bytes, is_too_large, obstacle, plan_in_parts, predict_large
 from vol3d.workflows.listener import Quiet
 from vol3d.workflows.outputs import PredictOptions
 from vol3d.workflows.tiling import PROGRAM_BYTES, gb_for_tiles
@@ -518,6 +518,24 @@ def test_a_forecast_in_parts_keeps_within_the_memory(model, tmp_path, monkeypatc
     assert found.in_parts
     assert found.bytes <= 6e9
     assert "in parts" in found.lines()[0]
+
+
+def test_prediction_in_parts_plans_as_the_dry_run_does(model, tmp_path, monkeypatch):
+    _, bundle = model
+    scan, output = write_scan(tmp_path / "scan.h5"), str(tmp_path / "out.h5")
+    choice, told, held = PredictOptions(max_memory_gb=6), [], [4e8]
+    monkeypatch.setattr("vol3d.workflows.large.array_bytes", lambda *_: 9e9)
+    monkeypatch.setattr("vol3d.io.resident_bytes", lambda: held[-1])
+    opened = io.opened_scan
+    monkeypatch.setattr("vol3d.io.opened_scan", lambda *told, **how: held.append(6e8) or opened(*told, **how))
+    for place in ("large", "forecast"):
+        monkeypatch.setattr(
+            f"vol3d.workflows.{place}.plan_in_parts", lambda *given: told.append(given[-1]) or plan_in_parts(*given)
+        )
+    forecast(scan, bundle, output, choice)
+    predict_large(scan, bundle, output, choice, Quiet())
+    assert len(held) == 2, "chunks were kept"
+    assert told[0] == told[1]
 
 
 def test_a_forecast_counts_the_classifier_and_the_new_grid(tmp_path, monkeypatch):

@@ -141,6 +141,7 @@ def predict_large(
         bundle = bundle.pruned(choice.prune)
     network = bundle.build(device.name)
     reading = as_learned(scan, choice.data, bundle, tell)
+    left = bytes_left(scan, choice, held_bytes(scan, io.info(scan), bundle))  # before chunks of it are kept
     with io.opened_scan(scan, channel=reading.channel, nan=reading.nan, xform=reading.xform) as source:
         require_channels(source.name, source.channels, bundle)
         prepared = Preprocessing.from_json(bundle.preprocessing).apply_by_box(source)
@@ -152,7 +153,7 @@ def predict_large(
             *intensities_unlike_training(prepared.statistics, bundle.training_range),
         ):
             tell.warn(f"{source.name}: {text}")
-        key, left = _key(scan, bundle, choice), bytes_left(source.name, choice)
+        key = _key(scan, bundle, choice)
         planned = plan_in_parts(network, prepared.shape[1:], bundle, choice, device, left)
         with (
             io.spooled(output, f"{key} {choice.precision}", prepared.shape[1:], bundle.labels.code_dtype) as spool,

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from vol3d.bundle import ModelBundle
 from vol3d.errors import ConfigError
 from vol3d.inference import Tile, TilePlan
+from vol3d.inference.blend import most_probable
 from vol3d.inference.forward import Image, Runner
 from vol3d.inference.int8 import INT8_NEEDS, in_int8
 from vol3d.volume import Box
@@ -137,7 +138,7 @@ def _labels(runner: Runner, tile: Tile, plan: TilePlan, seconds: list[float], nu
     begin = time.perf_counter()
     answer = next(runner.answers([tile], plan, logits=True)).wait()
     seconds[number] += time.perf_counter() - begin
-    found: NDArray[np.int64] = answer.argmax(0).numpy().ravel()
+    found: NDArray[np.int64] = most_probable(answer).numpy().ravel()
     return found
 
 
