@@ -20,6 +20,7 @@ from vol3d.cli.options import (
     network,
     reading,
     require_alone,
+    require_files,
     require_only,
     without_own,
 )
@@ -29,13 +30,11 @@ from vol3d.errors import ConfigError
 
 def train(options: Namespace) -> int:
     """`vol3d train`."""
-    from vol3d.workflows.estimate import plan_lines
-    from vol3d.workflows.plan import Plan
     from vol3d.workflows.settings import parse_duration
-    from vol3d.workflows.train import train
 
     if options.resume and not options.labels:
         require_alone(options)
+    require_files(options.images, options.labels, options.weights)
     nested: dict[str, Any] = {
         "task": options.task,
         "network": network(options),
@@ -50,6 +49,10 @@ def train(options: Namespace) -> int:
             "refit": False if options.no_refit else None,
         },
     }
+    from vol3d.workflows.estimate import plan_lines
+    from vol3d.workflows.plan import Plan
+    from vol3d.workflows.train import train
+
     with ConsoleListener() as listener:
         result = train(
             options.images,
@@ -81,11 +84,15 @@ def train(options: Namespace) -> int:
 def predict(options: Namespace) -> int:
     """`vol3d predict`."""
     from vol3d import io
+    from vol3d.workflows.models import find_model
+
+    path = find_model(options.model)  # a wrong name is told before seconds of imports
+    scans = without_own(io.find(options.scans), options.scans)
+
     from vol3d.bundle import ModelBundle
     from vol3d.config import DataConfig, LabelsConfig
     from vol3d.workflows.forecast import forecast
     from vol3d.workflows.large import predict_file
-    from vol3d.workflows.models import find_model
     from vol3d.workflows.outputs import PredictOptions, output_for, require_room
     from vol3d.workflows.settings import parse_memory
 
@@ -103,14 +110,12 @@ def predict(options: Namespace) -> int:
         keep_drawn=options.keep_drawn is not None,
         provenance=options.provenance is not None,
         drawn_meaning=LabelsConfig(**found) if (found := meaning(options)) else None,
-        run=find_model(options.model).parent,
+        run=path.parent,
         data=DataConfig(**reading(options)),
     )
-    scans = without_own(io.find(options.scans), options.scans)
     labels = drawn_labels(options)
     drawn = dict(io.pair(scans, io.find([labels]))) if labels else {}
     with ConsoleListener() as listener:
-        path = find_model(options.model)
         if options.model is None:
             listener.note(f"model: {path} (the newest run; choose another with -m)")
         bundle = ModelBundle.load(path)
@@ -245,11 +250,14 @@ def suggest(options: Namespace) -> int:
 
 def experiment(options: Namespace) -> int:
     """`vol3d experiment`. Exit code 1 where a row failed, 130 where it was interrupted; what is done is kept."""
+    from vol3d.workflows.settings import parse_duration
+
+    require_files(options.images, options.labels, options.weights)
+
     from vol3d.workflows.experiment import run_experiment
     from vol3d.workflows.experiment_kinds import Choices
     from vol3d.workflows.experiment_splits import parse_counts
     from vol3d.workflows.experiment_summary import TITLES, table_cells
-    from vol3d.workflows.settings import parse_duration
 
     choices = None
     if options.kind is None:

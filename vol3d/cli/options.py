@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from vol3d.errors import ConfigError
@@ -33,6 +34,14 @@ def without_own(found: list[str], named: list[str]) -> list[str]:
     tags = ("_probabilities", "_uncertainty", "_provenance")
     ours = labels | {io.default_output(name, tag) for name in labels for tag in tags}
     return [scan for scan in found if scan in named or scan not in ours]
+
+
+def require_files(*named: Sequence[str] | None) -> None:
+    """Raise `FileFormatError` for a file that is not there, before what takes seconds to import."""
+    from vol3d import io
+
+    for names in named:
+        io.find(names or ())
 
 
 def require_alone(options: Namespace) -> None:
