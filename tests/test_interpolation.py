@@ -341,8 +341,8 @@ def test_any_method_is_scored_the_same_way():
     class Oracle:
         name = "oracle"
 
-        def __call__(self, case, training):
-            assert not (training.labeled & split.validation.labeled).any()
+        def __call__(self, case, split):
+            assert not (split.training.labeled & split.validation.labeled).any()
             return case.labels.classes
 
     one = case()

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from vol3d.baselines.features import SCALES, FeatureMaps, Recipe, image_recipe, pixel_features
 from vol3d.baselines.perceptrons import MEMBERS, Painted, labeled_features
 from vol3d.baselines.pixel_classifier import PixelClassifier, classify, learn, log_probabilities
-from vol3d.baselines.pyramid import Places, halved, smoothed, spread
+from vol3d.baselines.pyramid import Places, halved, smoothed, spread, spread_within
 from vol3d.errors import LabelError, ModelError
-from vol3d.volume import Affine, SparseLabels
+from vol3d.volume import Affine, Box, SparseLabels
 
 ISOTROPIC = (1.0, 1.0, 1.0)
 FLAT = (0.004, 0.004, 0.05)
@@ -131,6 +131,26 @@ def test_halved_samples_lie_where_they_say(extent):
     back = spread(samples, 0, places, 0, extent)[:, 0]
     inner = slice(math.ceil(places.first), extent - math.ceil(places.first))
     assert torch.allclose(back[inner], ramp[inner, 0])
+
+
+@given(st.data())
+def test_a_box_is_spread_as_all_of_it_is(data):
+    extents = data.draw(st.tuples(*(st.integers(1, 17),) * 3))
+    depths = data.draw(st.tuples(*(st.integers(0, 2),) * 3))
+    places, samples = [], []
+    for extent, depth in zip(extents, depths, strict=True):
+        found, count = Places(), extent
+        for _ in range(depth):
+            found, count = found.halved(count), (count + 1) // 2
+        places.append(found)
+        samples.append(count)
+    values = noise((2, *samples), seed=sum(extents))
+    whole = values
+    for axis in (2, 1, 0):
+        whole = spread(whole, 1 + axis, places[axis], 0, extents[axis])
+    start = [data.draw(st.integers(0, n - 1)) for n in extents]
+    box = Box(tuple(start), tuple(data.draw(st.integers(1, n - a)) for n, a in zip(extents, start, strict=True)))
+    assert torch.equal(spread_within(values, places, box), whole[(slice(None), *box.slices())])
 
 
 def test_textures_tell_stripes_of_one_brightness_apart():

@@ -118,6 +118,8 @@ def test_what_is_enlarged_does_not_depend_on_the_box_that_is_read(factors, monke
     mask = rng.random(SHAPE) < 0.3
     assert torch.equal(found.at(mask), whole[:, torch.from_numpy(mask)])
     assert found.at(np.zeros(SHAPE, bool)).shape == (2, 0)
+    assert np.array_equal(found.largest_at(mask), whole.numpy().argmax(axis=0)[mask])
+    assert found.largest_at(np.zeros(SHAPE, bool)).shape == (0,)
 
 
 def test_a_slope_stays_a_slope_between_the_middles_of_blocks():

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from vol3d.volume import Box
 
 _TRUNCATE = 3.0  # σ, where the kernels end
 
@@ -22,6 +25,16 @@ class Places:
     def halved(self, extent: int) -> Places:
         """Those of `halved` of `extent` samples."""
         return Places(self.first + (0 if extent % 2 else self.step / 2), 2 * self.step)
+
+    def around(self, start: int, stop: int, extent: int) -> tuple[int, int]:
+        """The samples, of `extent` in all, that voxels start … stop − 1 are interpolated from: the first, the end."""
+        low = math.floor((start - self.first) / self.step)
+        high = math.ceil((stop - 1 - self.first) / self.step)
+        return min(max(low, 0), extent - 1), min(max(high, 0), extent - 1) + 1
+
+    def since(self, sample: int) -> Places:
+        """Those of the samples from one on."""
+        return Places(self.first + self.step * sample, self.step)
 
 
 def radius(sigma: float) -> int:
@@ -77,6 +90,22 @@ def spread(volume: Tensor, axis: int, places: Places, start: int, stop: int) -> 
     share = (at - low).to(volume.dtype).view(shape).to(volume.device)
     low = low.to(volume.device)
     return torch.lerp(volume.index_select(axis, low), volume.index_select(axis, (low + 1).clamp_max(last)), share)
+
+
+def spread_within(volume: Tensor, places: Sequence[Places], box: Box) -> Tensor:
+    """`spread` along X, Y and Z at the voxels of a box, of samples (C, x, y, z) → (C, *box.size).
+
+    Innermost axis first: along the others whole rows are copied, and along it there is least to copy by then.
+    """
+    shifted = []
+    for axis, (place, start, stop) in enumerate(zip(places, box.start, box.stop, strict=True)):
+        low, end = place.around(start, stop, volume.shape[1 + axis])
+        volume = volume.narrow(1 + axis, low, end - low)
+        shifted.append(place.since(low))
+    for axis in (2, 1, 0):
+        if places[axis].step > 1:
+            volume = spread(volume, 1 + axis, shifted[axis], box.start[axis], box.stop[axis])
+    return volume
 
 
 def _every_second(dimensions: int, axis: int, first: int) -> tuple[slice, ...]:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vol3d.baselines.pyramid import Places, spread
+from vol3d.baselines.pyramid import Places, spread_within
 from vol3d.volume import Affine, Box, Slab, SparseLabels
 
 Factors = tuple[int, int, int]
@@ -57,23 +57,29 @@ class Enlarged:
         """The values of a box inside the fine volume, float32 (C, *box.size)."""
         if self.factors == (1, 1, 1):
             return self._coarse(box)
-        places, starts, stops = [], [], []
-        for first, stop, factor, samples in zip(box.start, box.stop, self.factors, self.values.shape[1:], strict=True):
-            middle = (factor - 1) / 2
-            low = min(max(math.floor((first - middle) / factor), 0), samples - 1)
-            high = min(max(math.ceil((stop - 1 - middle) / factor), 0), samples - 1)
-            places.append(Places(middle + factor * low, factor))
-            starts.append(low)
-            stops.append(high + 1)
-        found = self._coarse(Box(tuple(starts), tuple(b - a for a, b in zip(starts, stops, strict=True))))
-        for axis, place in enumerate(places):
-            found = spread(found, 1 + axis, place, box.start[axis], box.stop[axis])
-        return found
+        places = [Places((factor - 1) / 2, factor) for factor in self.factors]
+        needed = [
+            place.around(first, stop, samples)
+            for place, first, stop, samples in zip(places, box.start, box.stop, self.values.shape[1:], strict=True)
+        ]
+        found = self._coarse(Box(tuple(low for low, _ in needed), tuple(stop - low for low, stop in needed)))
+        return spread_within(found, [place.since(low) for place, (low, _) in zip(places, needed, strict=True)], box)
 
     def at(self, mask: NDArray[np.bool_]) -> Tensor:
         """The values where `mask` (X, Y, Z) is True, in the order of its voxels in memory, float32 (C, N)."""
+        found = torch.empty((self.count, int(mask.sum())))
+        for first, values in self._parts_at(mask):
+            found[:, first : first + values.shape[1]] = values
+        return found
+
+    def largest_at(self, mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Which of the C values is the largest where `mask` is True, (N,) as in `at`."""
+        parts = [values.numpy().argmax(axis=0) for _, values in self._parts_at(mask)]
+        return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+    def _parts_at(self, mask: NDArray[np.bool_]) -> Iterator[tuple[int, Tensor]]:
+        """(how many came before, values (C, n)), some planes at a time."""
         index = np.flatnonzero(mask)
-        found = torch.empty((self.count, len(index)))
         plane, (_, y, z) = self.shape[1] * self.shape[2], self.shape
         for start in range(0, self.shape[0], _PLANES):
             first, last = np.searchsorted(index, (start * plane, (start + _PLANES) * plane))
@@ -82,8 +88,7 @@ class Enlarged:
                 low, high = here.min(axis=1), here.max(axis=1) + 1
                 box = Box(tuple(int(n) for n in low), tuple(int(n) for n in high - low)).clip((start + _PLANES, y, z))
                 a, b, c = torch.from_numpy(here - low[:, None])
-                found[:, first:last] = self.read(box)[:, a, b, c]
-        return found
+                yield int(first), self.read(box)[:, a, b, c]
 
     def slabs(self) -> Iterator[Slab]:
         """All values, a few planes of X at a time."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vol3d.baselines.pyramid import Places, bend, halved, radius, slope, smoothed, spread
+from vol3d.baselines.pyramid import Places, bend, halved, radius, slope, smoothed, spread_within
 from vol3d.volume import Box
 
 PER_SCALE, PER_TEXTURE = 5, 3
@@ -29,13 +29,7 @@ class Coarse:
 
     def within(self, box: Box) -> Tensor:
         """The features of the voxels of a box inside the volume, (…, *box.size)."""
-        found = self.values
-        for axis, (low, high) in enumerate(zip(box.start, box.stop, strict=True)):
-            if self.places[axis] == Places():
-                found = found.narrow(1 + axis, low, high - low)
-            else:
-                found = spread(found, 1 + axis, self.places[axis], low, high)
-        return found
+        return spread_within(self.values, self.places, box)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -61,4 +62,6 @@ def _complain(text: str) -> None:
 def run() -> None:
     """Console script: a process of its own, so PyTorch may ask Linux for pages of 2 MB, which are filled sooner."""
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    sys.exit(main())
+    code = main()
+    gc.freeze()  # the interpreter would look for cycles in all of PyTorch and MONAI before it ends, for seconds
+    sys.exit(code)

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from vol3d.metrics import ClassScore, Contingency
 from vol3d.sampling import HoldOut
-from vol3d.volume import SparseLabels
 from vol3d.workflows.case import Case
 from vol3d.workflows.meaning import Meaning
 from vol3d.workflows.scores import HeldOutScore
@@ -28,8 +27,11 @@ class Baseline(Protocol):
         """What it is called in tables."""
         ...
 
-    def __call__(self, case: Case, training: SparseLabels) -> NDArray[Any] | None:
-        """Class indices (X, Y, Z) on the prepared grid; None where the method has nothing to go by."""
+    def __call__(self, case: Case, split: HoldOut) -> NDArray[Any] | None:
+        """Class indices (X, Y, Z) on the prepared grid; None where the method has nothing to go by.
+
+        Only answers at held-out labels are looked at; elsewhere there may be anything.
+        """
         ...
 
 
@@ -40,12 +42,13 @@ class Interpolation:
     classes: int
     name: str = "interpolation"
 
-    def __call__(self, case: Case, training: SparseLabels) -> NDArray[Any] | None:
+    def __call__(self, case: Case, split: HoldOut) -> NDArray[Any] | None:
         """None for a scan that has no labels in training, and for one that is too large."""
         from vol3d.baselines.interpolation import interpolate
 
         if math.prod(case.shape) > _MOST_VOXELS:
             return None
+        training = split.training
         return interpolate(training, case.spacing_mm, self.classes) if training.labeled.any() else None
 
 
@@ -76,7 +79,7 @@ def score_baseline(
     for case, split in zip(cases, splits, strict=True):
         if not has_held_out(split):
             continue
-        answer = baseline(case, split.training)
+        answer = baseline(case, split)
         if answer is None:
             left_out.append(case.name)
         else:

@@ -32,7 +32,7 @@ from vol3d.config import Config
 from vol3d.errors import ConfigError
 from vol3d.inference.forward import Image
 from vol3d.io import available_memory
-from vol3d.sampling import painted_slices, with_whole_slices
+from vol3d.sampling import HoldOut, painted_slices, with_whole_slices
 from vol3d.transforms import PreparedImage, Preprocessing
 from vol3d.volume import Box, SparseLabels, Volume
 from vol3d.workflows.case import Case
@@ -63,13 +63,15 @@ class PixelChannels:
     cases: list[Case]
     name: str = "pixel classifier"
 
-    def __call__(self, case: Case, training: SparseLabels) -> NDArray[Any] | None:  # noqa: ARG002  a `Baseline`
-        """Its most probable classes, (X, Y, Z)."""
+    def __call__(self, case: Case, split: HoldOut) -> NDArray[Any] | None:
+        """Its most probable classes at the held-out labels, 0 elsewhere, (X, Y, Z)."""
         own = next((one for one in self.cases if one.labels is case.labels), None)
-        if own is None or own.logs is None:
+        if own is None or own.logs is None or split.validation is None:
             return None
-        kind = np.min_scalar_type(own.logs.count - 1)
-        return np.concatenate([slab.values.argmax(axis=0).astype(kind) for slab in own.logs.slabs()])
+        found = np.zeros(case.shape, np.min_scalar_type(own.logs.count - 1))
+        asked = split.validation.labeled
+        found[asked] = own.logs.largest_at(asked)
+        return found
 
 
 def wants_classifier(config: Config, outputs: int, *, sized: bool) -> bool:
