@@ -1,5 +1,8 @@
 """Training on scans that are read box by box."""
 
+import math
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -15,9 +18,12 @@ from vol3d.transforms import Preprocessing, SpatialAugmentation
 from vol3d.transforms.fields import place
 from vol3d.transforms.patch import source_box
 from vol3d.volume import Affine, Volume
+from vol3d.workflows.baselines import interpolation_seconds
+from vol3d.workflows.budget import Budget
 from vol3d.workflows.cases import TrainingFiles, load
 from vol3d.workflows.listener import Quiet
 from vol3d.workflows.patches import PatchCutter, TrainingCase
+from vol3d.workflows.preview import predicted_voxels
 
 SHAPE = (40, 30, 26)
 TURNED = Affine(Affine.from_spacing((1.0, 1.2, 1.5)).matrix[:, [2, 0, 1, 3]] @ np.diag([-1.0, 1.0, -1.0, 1.0]))
@@ -174,3 +180,25 @@ def test_of_a_large_scan_a_part_is_drawn(tmp_path, monkeypatch, task):
     whole = Preprocessing().apply(Volume(image[None], Affine(np.eye(4)), "scan")).array
     at = tuple(slice(n, n + 12) for n in start)
     assert np.allclose(shown, whole[(slice(None), *at)])
+
+
+def test_of_a_scan_with_many_classes_a_part_is_predicted_for_the_picture():
+    torso = (366, 303, 90)
+    assert predicted_voxels(torso, 4) == math.prod(torso)
+    assert predicted_voxels(torso, 41) == 160 * 160 * 90
+    assert predicted_voxels((2048, 2048, 512), 2) == 160**3
+
+
+def test_time_is_kept_for_what_grows_with_the_scans_at_the_end_of_a_run():
+    plan = SimpleNamespace(batch_size=2, patch=(40, 40), outputs=3)
+
+    def showing(shapes, *, compared=False):
+        return Budget(plan, 0.0, shapes)._showing(0.1, compared=compared)
+
+    small, large = (40, 40, 10), (80, 80, 20)
+    assert showing([large]) == pytest.approx(8 * showing([small]))
+    assert showing([small, large]) == showing([small])  # one is shown
+    assert showing([small]) < 0.1 * 10 / 2  # less than as many steps as have learned from all of its planes
+    further = showing([small, large], compared=True) - showing([small, large])
+    assert further == pytest.approx(interpolation_seconds(small, 3) + interpolation_seconds(large, 3))
+    assert interpolation_seconds((2048, 2048, 512), 3) == 0  # it is not interpolated

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,10 +12,12 @@ import lightning_fabric
 import torch
 
 from vol3d.training import FitSettings, PatchSource, time_steps
+from vol3d.workflows.baselines import interpolation_seconds
 from vol3d.workflows.batch_statistics import reestimates
 from vol3d.workflows.listener import Listener
 from vol3d.workflows.live_preview import PREVIEW_SHARE
 from vol3d.workflows.plan import Plan
+from vol3d.workflows.preview import predicted_voxels
 
 if TYPE_CHECKING:
     from vol3d.workflows.objective import AnyLoss
@@ -36,10 +40,13 @@ class Length:
 
 
 class Budget:
-    """Counts from `started` (time.monotonic) to the end of the run: reading, validation, refit and saving included."""
+    """Counts from `started` (time.monotonic) to the end of the run: reading, validation, refit and saving included.
 
-    def __init__(self, plan: Plan, started: float) -> None:
-        self._plan = plan
+    shapes: of the prepared scans; the first is the one that is shown.
+    """
+
+    def __init__(self, plan: Plan, started: float, shapes: Sequence[tuple[int, int, int]]) -> None:
+        self._plan, self._shapes = plan, shapes
         self.started = started
 
     def elapsed(self) -> float:
@@ -74,7 +81,7 @@ class Budget:
             held.score(network)
             validation = time.monotonic() - begin
             network.train()
-        left = training.time_budget_s - self.elapsed() - CLOSING_SECONDS
+        left = training.time_budget_s - self.elapsed() - CLOSING_SECONDS - self._showing(step, compared=bool(held))
         validations = training.validations
         if validation > 0:
             validations = min(validations, int(_VALIDATION_SHARE * max(left, 0) / validation))
@@ -91,3 +98,10 @@ class Budget:
                 f"{training.time_budget_s:g} s; {poor}: allow more time, or a smaller patch or network"
             )
         return Length(iterations, validations)
+
+    def _showing(self, step: float, *, compared: bool) -> float:
+        """Seconds for what grows with the scans at the end: the picture, and interpolation to compare with."""
+        plan = self._plan
+        forward = _FORWARD_SHARE * step / (plan.batch_size * math.prod(plan.patch))
+        shown = forward * predicted_voxels(self._shapes[0], plan.outputs)
+        return shown + sum(interpolation_seconds(shape, plan.outputs) for shape in self._shapes if compared)

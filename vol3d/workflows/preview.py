@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from vol3d.workflows.device import Device
 
 _MOST_VOXELS, _EDGE = 2**24, 160  # of a scan that is shown as a whole; of the part that is shown of a larger one
+_MOST_VALUES = 2**27  # voxels times classes of a scan that is predicted for the picture
 _PAINTED = 0.5
 _BINS = 8
 Voxel = tuple[int, int, int]
@@ -43,7 +44,7 @@ def training_preview(
     are learned, insides and borders are shown; values are shown as ranges.
     """
     middle, title, bounds = _middle(case), "", _bounds(case)
-    if math.prod(case.shape) > _MOST_VOXELS:
+    if math.prod(case.shape) > (_most_predicted(len(bundle.labels)) if indices is None else _MOST_VOXELS):
         box = _around(middle, case.shape)
         case, middle = case.part(box), _minus(middle, box.start)
         indices = None if indices is None else indices[box.slices()]
@@ -55,6 +56,16 @@ def training_preview(
     layers = [("scan", None), ("painted", painted), ("prediction", predicted)]
     image = read_part(case.image, Box.whole(case.shape))
     preview_png(path, image, case.labels.affine, layers, table, through=middle, title=title)
+
+
+def predicted_voxels(shape: Voxel, classes: int) -> int:
+    """Of how many voxels the picture is a part, whose planes are predicted for it."""
+    voxels = math.prod(shape)
+    return voxels if voxels <= _most_predicted(classes) else math.prod(min(n, _EDGE) for n in shape)
+
+
+def _most_predicted(classes: int) -> int:
+    return min(_MOST_VOXELS, _MOST_VALUES // max(1, classes))
 
 
 def _around(middle: Voxel, shape: Voxel) -> Box:

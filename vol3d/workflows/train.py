@@ -105,7 +105,8 @@ def train(  # noqa: PLR0913  the verb that everything hangs on
     else:
         run.require_same_data(data_hashes(cases))
     resuming = run_before is not None
-    return TrainingRun(plan, cases, meaning, preprocessing, run, tell, Budget(plan, started), earlier).go(resuming)
+    budget = Budget(plan, started, [case.shape for case in cases])
+    return TrainingRun(plan, cases, meaning, preprocessing, run, tell, budget, earlier).go(resuming)
 
 
 def _painted_axes(cases: Sequence[Case]) -> set[int]:
