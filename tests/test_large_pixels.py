@@ -81,7 +81,7 @@ def in_small_parts(monkeypatch):
 
 
 @pytest.mark.usefixtures("in_small_parts")
-@pytest.mark.parametrize("affine", [FLIPPED, TURNED])
+@pytest.mark.parametrize("affine", [FLIPPED, pytest.param(TURNED, marks=pytest.mark.slow)])
 def test_labels_are_those_of_the_scan_predicted_at_once(model, tmp_path, affine):
     path, bundle = model
     scan = write_scan(tmp_path / "scan.h5", affine)

@@ -39,6 +39,10 @@ WELL_KNOWN = {
     "densenet201": 20_013_928 - 1_921_000,
 }
 EVERY = pytest.mark.parametrize("name", WELL_KNOWN)
+QUICK = ("resnet18", "resnet34", "resnet50", "resnext50", "efficientnet-b0", "densenet121")
+EACH_AND_SOME_SLOWLY = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in WELL_KNOWN]
+)
 each_dimension = pytest.mark.parametrize("dimensions", [2, 3])
 
 
@@ -73,7 +77,7 @@ def test_trunk_has_the_well_known_number_of_parameters(name: str) -> None:
         assert parameter_count(encoder(name, 2, 3)) == WELL_KNOWN[name]
 
 
-@EVERY
+@EACH_AND_SOME_SLOWLY
 @each_dimension
 def test_maps_have_their_strides_and_widths(name: str, dimensions: int) -> None:
     for flat in ((), (dimensions - 1,)):
@@ -164,7 +168,7 @@ def test_an_unknown_encoder_is_refused() -> None:
 # Networks
 
 
-@EVERY
+@EACH_AND_SOME_SLOWLY
 @each_dimension
 def test_every_encoder_makes_a_unet(name: str, dimensions: int) -> None:
     config = EncoderUNetConfig(dimensions=dimensions, encoder=name, decoder=(8, 8, 4, 4, 4))  # type: ignore[arg-type]

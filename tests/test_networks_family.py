@@ -31,8 +31,14 @@ from vol3d.networks.blocks import LinearUp, interpolation
 from vol3d.networks.network import Network, cut_end
 
 SIZES = [(13, 7, 9), (1, 6, 5), (1, 1, 1)]
+SLOW = (("encoder unet", 3), ("encoder unet flat", 2))
 family = pytest.mark.parametrize(
-    ("name", "dimensions"), [pytest.param(name, d, id=f"{name} {d}-D") for name in SMALL for d in (2, 3)]
+    ("name", "dimensions"),
+    [
+        pytest.param(name, d, id=f"{name} {d}-D", marks=[pytest.mark.slow] if (name, d) in SLOW else [])
+        for name in SMALL
+        for d in (2, 3)
+    ],
 )
 each_dimension = pytest.mark.parametrize("dimensions", [2, 3])
 

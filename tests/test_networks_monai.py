@@ -52,13 +52,18 @@ SLOW = (
     "MedNeXtS",
     "SwinUNETR",
     "VNet",
-)  # in 3-D: one test has them
+)  # in 2-D, and in 3-D, where one test has them
 everything = pytest.mark.parametrize(
     ("name", "dimensions"), [pytest.param(name, d, id=f"{name} {d}-D") for name in SMALL for d in (2, 3)]
 )
 family = pytest.mark.parametrize(
     ("name", "dimensions"),
-    [pytest.param(name, d, id=f"{name} {d}-D") for name in SMALL for d in (2, 3) if d == 2 or name not in SLOW],
+    [
+        pytest.param(name, d, id=f"{name} {d}-D", marks=[pytest.mark.slow] if name in SLOW else [])
+        for name in SMALL
+        for d in (2, 3)
+        if d == 2 or name not in SLOW
+    ],
 )
 
 

@@ -210,7 +210,7 @@ def test_a_model_keeps_how_coarse_its_classifier_looks(model):
             PixelClassifier.from_json({**described, "reduction": wrong}, 1, 2, "model")
 
 
-@pytest.mark.parametrize("affine", [FLIPPED, TURNED])
+@pytest.mark.parametrize("affine", [pytest.param(FLIPPED, marks=pytest.mark.slow), TURNED])
 def test_in_parts_labels_are_those_of_the_scan_predicted_at_once(model, tmp_path, monkeypatch, affine):
     monkeypatch.setattr("vol3d.workflows.large_pixels._EDGES", (64,))
     monkeypatch.setattr("vol3d.baselines.reduced._READ_BYTES", 3e5)

@@ -240,16 +240,18 @@ KINDS = [
 ]
 
 
-SLOWEST = ("encoder_unet", 3)
+QUICK = {("unet", 3), ("fcn", 2), ("unet_plus_plus", 2), ("unet3plus", 2), ("deeplab_v3_plus", 2), ("monai", 3)}
+
+
+def unless_quick(kind, dimensions):
+    """The mark of a training that takes long: every kind is trained once without."""
+    name = kind if isinstance(kind, str) else "monai"
+    return [] if (name, dimensions) in QUICK else [pytest.mark.slow]
 
 
 @pytest.mark.parametrize(
     ("kind", "dimensions"),
-    [
-        pytest.param(kind, size, marks=[pytest.mark.slow] if (kind, size) == SLOWEST else [])
-        for size in (2, 3)
-        for kind in KINDS
-    ],
+    [pytest.param(kind, size, marks=unless_quick(kind, size)) for size in (2, 3) for kind in KINDS],
     ids=str,
 )
 def test_every_kind_trains_saves_and_predicts(kind, dimensions, tmp_path):
@@ -561,9 +563,13 @@ def test_encoder_weights_are_found_from_anywhere_and_recorded(tmp_path):
     ("network", "local"),
     [
         ({"encoder": [[4, 4], [8, 8]]}, True),
-        ({"encoder": [[4, 4], [8, 8]], "normalization": "instance"}, False),
+        pytest.param({"encoder": [[4, 4], [8, 8]], "normalization": "instance"}, False, marks=pytest.mark.slow),
         ({"encoder": [[4], [8]], "normalization": "instance", "padding": "valid"}, False),
-        ({"kind": "unet3plus", "widths": [4, 8], "joined": 4, "classification_guided": True}, False),
+        pytest.param(
+            {"kind": "unet3plus", "widths": [4, 8], "joined": 4, "classification_guided": True},
+            False,
+            marks=pytest.mark.slow,
+        ),
         ({"kind": "deeplab_v3_plus", "encoder": "resnet18", "width": 4, "aspp": 8}, False),
     ],
     ids=lambda value: str(value)[:50],
