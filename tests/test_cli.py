@@ -166,6 +166,29 @@ def test_wrong_files_are_named(task, capsys, tmp_path):
     assert "expected device" in refusal(capsys, "predict", scan, "-m", run, "--device", "tpu", "-o", tmp_path / "o.nii")
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "-i", "absent.nii.gz", "-l", "absent.nii.gz"],
+        ["predict", "absent.nii.gz", "-m", "RUN"],
+        ["suggest", "absent.nii.gz", "-m", "RUN"],
+        ["experiment", "slices", "-i", "absent.nii.gz", "-l", "absent.nii.gz"],
+        ["check", "absent.nii.gz", "absent.nii.gz"],
+        ["evaluate", "absent.nii.gz", "absent.nii.gz"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_wrong_name_is_told_before_anything_heavy_is_imported(task, arguments):
+    given = [str(task[0] / "run") if word == "RUN" else word for word in arguments]
+    program = (
+        "import sys; from vol3d.cli.main import main; code = main(sys.argv[1:]); "
+        "print(code, [name for name in ('torch', 'monai') if name in sys.modules])"
+    )
+    ended = subprocess.run([sys.executable, "-c", program, *given], capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == "2 []"
+    assert ended.stderr.startswith(f"vol3d {arguments[0]}: absent.nii.gz")
+
+
 def test_r01_truncated_scan_is_refused_and_nothing_written(task, capsys, tmp_path):
     folder, scan, *_ = task
     data = Path(scan).read_bytes()

@@ -103,7 +103,7 @@ def spread_within(volume: Tensor, places: Sequence[Places], box: Box) -> Tensor:
         volume = volume.narrow(1 + axis, low, end - low)
         shifted.append(place.since(low))
     for axis in (2, 1, 0):
-        if places[axis].step > 1:
+        if shifted[axis] != Places(box.start[axis]):
             volume = spread(volume, 1 + axis, shifted[axis], box.start[axis], box.stop[axis])
     return volume
 

@@ -203,9 +203,13 @@ def info(options: Namespace) -> int:
 
 def suggest(options: Namespace) -> int:
     """`vol3d suggest`."""
+    from vol3d.workflows.models import find_model
+
+    find_model(options.model)  # a wrong name is told before seconds of imports
+    require_files([options.scan])
+
     from vol3d.config import DataConfig, LabelsConfig
     from vol3d.workflows.labels import parse_annotated_slices
-    from vol3d.workflows.models import find_model
     from vol3d.workflows.settings import parse_memory
     from vol3d.workflows.suggest import SuggestOptions, suggest
 
