@@ -20,12 +20,12 @@ from vol3d.cli.options import (
     network,
     reading,
     require_alone,
+    require_drawn,
     require_files,
     require_only,
     without_own,
 )
 from vol3d.cli.tables import write_table
-from vol3d.errors import ConfigError
 
 
 def train(options: Namespace) -> int:
@@ -86,6 +86,7 @@ def predict(options: Namespace) -> int:
     from vol3d import io
     from vol3d.workflows.models import find_model
 
+    require_drawn(options)
     path = find_model(options.model)  # a wrong name is told before seconds of imports
     scans = without_own(io.find(options.scans), options.scans)
 
@@ -93,7 +94,8 @@ def predict(options: Namespace) -> int:
     from vol3d.config import DataConfig, LabelsConfig
     from vol3d.workflows.forecast import forecast
     from vol3d.workflows.large import predict_file
-    from vol3d.workflows.outputs import PredictOptions, output_for, require_room
+    from vol3d.workflows.outputs import PredictOptions, output_for, require_rooms
+    from vol3d.workflows.partial import require_meant
     from vol3d.workflows.settings import parse_memory
 
     choice = PredictOptions(
@@ -115,6 +117,8 @@ def predict(options: Namespace) -> int:
     )
     labels = drawn_labels(options)
     drawn = dict(io.pair(scans, io.find([labels]))) if labels else {}
+    if drawn and choice.drawn_meaning is not None:
+        require_meant(list(drawn.values()), choice.drawn_meaning)
     with ConsoleListener() as listener:
         if options.model is None:
             listener.note(f"model: {path} (the newest run; choose another with -m)")
@@ -126,10 +130,7 @@ def predict(options: Namespace) -> int:
                 write("\n".join(forecast(scan, bundle, output, choice, starting=starting).lines()))
                 starting = 0.0
             return 0
-        for output in outputs:
-            if outputs.count(output) > 1:
-                raise ConfigError(f"several scans would be written to {output}; predict them into different folders")
-            require_room(output, choice)
+        require_rooms(outputs, choice, scans, drawn)
         for scan, output in zip(scans, outputs, strict=True):
             own = replace(choice, drawn=drawn.get(scan))
             result = predict_file(scan, bundle, output, own, listener)

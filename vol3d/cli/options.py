@@ -14,8 +14,7 @@ if TYPE_CHECKING:
 
 def require_only(options: Namespace, *allowed: str) -> None:
     """Without a kind an experiment can only be resumed, as it was planned."""
-    given = [name for name, value in vars(options).items() if value not in (None, False, [])]
-    others = [name for name in given if name not in (*allowed, "command", "debug")]
+    others = [name for name in _given(options) if name not in (*allowed, "command", "debug")]
     if options.resume is None or others:
         flags = "".join(f", --{name.replace('_', '-')}" for name in others)
         raise ConfigError(
@@ -29,11 +28,34 @@ def without_own(found: list[str], named: list[str]) -> list[str]:
     from vol3d import io
     from vol3d.workflows.outputs import RESULT_TAGS
 
-    labels = {io.default_output(scan, *tags) for scan in found for tags in RESULT_TAGS}
-    labels |= {io.default_output(scan, "_paint") for scan in found}
+    files = [str(io.split_name(scan)[0]) for scan in found]  # in an HDF5 file, whichever dataset
+    labels = {
+        _file(io.default_output(scan, tag)) for scan in files for tag in (*(tag for tag, _ in RESULT_TAGS), "_paint")
+    }
     tags = ("_probabilities", "_uncertainty", "_provenance")
-    ours = labels | {io.default_output(name, tag) for name in labels for tag in tags}
-    return [scan for scan in found if scan in named or scan not in ours]
+    ours = labels | {_file(io.default_output(name, tag)) for name in labels for tag in tags}
+    return [scan for scan, file in zip(found, files, strict=True) if scan in named or file not in ours]
+
+
+def _file(name: str) -> str:
+    from vol3d import io
+
+    return str(io.split_name(name)[0])
+
+
+def _given(options: Namespace) -> list[str]:
+    """Names of the options that say something; 0 does, too."""
+    return [name for name, value in vars(options).items() if value is not None and value is not False and value != []]
+
+
+def require_drawn(options: Namespace) -> None:
+    """Raise `ConfigError` where options tell what drawn labels mean, and no drawn labels are asked for."""
+    names = ("unlabeled", "annotated_slices", "dense", "one_of", "not_painted")
+    given = [f"--{name.replace('_', '-')}" for name in names if name in _given(options)]
+    if given and options.keep_drawn is None and options.provenance is None:
+        raise ConfigError(
+            f"{', '.join(given)}: tells what drawn labels mean, and goes with --keep-drawn or --provenance alone"
+        )
 
 
 def require_files(*named: Sequence[str] | None) -> None:
@@ -46,8 +68,7 @@ def require_files(*named: Sequence[str] | None) -> None:
 
 def require_alone(options: Namespace) -> None:
     """A resumed run is what it was: refuse everything that would have to change it."""
-    allowed = {"command", "resume", "debug"}
-    given = [name for name, value in vars(options).items() if name not in allowed and value not in (None, False, [])]
+    given = [name for name in _given(options) if name not in {"command", "resume", "debug"}]
     if given:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise ConfigError(f"--resume goes on with a run as it was planned; leave out {flags}, or train a new run")

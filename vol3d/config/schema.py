@@ -47,7 +47,7 @@ class LabelsConfig(Section):
     """
 
     unlabeled: tuple[int, ...] = Field((), description="codes that mean: nobody annotated this voxel")
-    annotated_slices: dict[Axis, tuple[Annotated[int, Field(ge=0)], ...]] | None = None
+    annotated_slices: dict[Axis, Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]] | None = None
     dense: bool = Field(False, description="every voxel is annotated; 0 is background")
     classes: tuple[ClassConfig, ...] = Field((), description="left empty, the codes that occur are the classes")
     one_of: dict[Annotated[int, Field(ge=0)], tuple[Annotated[int, Field(ge=0)], ...]] = Field(

@@ -12,7 +12,7 @@ from vol3d.io.boxes import FileScan, HeldScan, StoredScan, opened_scan, reads_by
 from vol3d.io.budget import available_memory, resident_bytes
 from vol3d.io.digest import sha256
 from vol3d.io.itk_header import files_of
-from vol3d.io.names import default_output, find, is_volume, preview_path, split_name
+from vol3d.io.names import default_output, find, is_volume, place_of, preview_path, split_name
 from vol3d.io.pairs import pair
 from vol3d.io.reading import info, read, read_labels, read_target, read_weights
 from vol3d.io.spool import Spool, spooled
@@ -39,6 +39,7 @@ __all__ = [
     "is_volume",
     "opened_scan",
     "pair",
+    "place_of",
     "preview_path",
     "read",
     "read_labels",

@@ -36,6 +36,12 @@ def locate(name: str, default_dataset: str) -> Location:
     return Location(str(name), path, dataset or (default_dataset if holder else None))
 
 
+def place_of(name: str, default_dataset: str = "raw") -> tuple[Path, str | None]:
+    """The file that a name leads to, links followed, and the dataset in it: equal for names of one volume."""
+    location = locate(name, default_dataset)
+    return location.path.resolve(), location.dataset
+
+
 def is_volume(name: str) -> bool:
     """Whether the suffix is one of a volume."""
     return bool(split_suffix(split_name(name)[0])[1])

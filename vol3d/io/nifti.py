@@ -87,6 +87,6 @@ def _scaled(stored: NDArray[Any], header: NiftiHeader) -> NDArray[Any]:
     if not header.scaled:
         return stored
     array = np.empty(stored.shape, dtype=_scaled_dtype(header))
-    np.multiply(stored, header.slope, out=array, casting="unsafe")
+    np.multiply(stored, header.slope, out=array, dtype=array.dtype, casting="unsafe")
     array += header.inter
     return array

@@ -223,10 +223,19 @@ def _forms(header: Any) -> tuple[StoredForms, bool]:  # noqa: ANN401
     qform, sform, broken = None, None, False
     if qcode:
         try:
-            qform = np.array(header.get_qform(), dtype=np.float64)
+            qform = _valid(header.get_qform())
         except (HeaderDataError, ValueError, ArithmeticError):
-            broken = True
+            qform = None
+        broken = qform is None
     if scode:
-        sform = np.array(header.get_sform(), dtype=np.float64)
+        sform = _valid(header.get_sform())
     pixdim = tuple(float(v) for v in header["pixdim"])
     return StoredForms(qform, sform, qcode, scode, int(header["xyzt_units"]), pixdim), broken
+
+
+def _valid(matrix: NDArray[Any]) -> NDArray[np.float64] | None:
+    """A matrix that is a geometry, None where it is none: it then stands in no file that is written either."""
+    try:
+        return Affine(np.array(matrix, dtype=np.float64)).matrix
+    except GeometryError:
+        return None

@@ -64,6 +64,7 @@ def _holds(matrix: NDArray[np.float64], forms: StoredForms, like: Volume) -> boo
 
 def _header(name: str, content: Content) -> Any:  # noqa: ANN401  nibabel's headers are untyped
     import nibabel
+    from nibabel.spatialimages import HeaderDataError
 
     shape = content.array.shape
     kind = nibabel.Nifti1Header if max(shape) <= _NIFTI1_LARGEST else nibabel.Nifti2Header
@@ -79,7 +80,7 @@ def _header(name: str, content: Content) -> Any:  # noqa: ANN401  nibabel's head
             header.set_qform(forms.qform, forms.qform_code)
         if forms.sform is not None:
             header.set_sform(forms.sform, forms.sform_code)
-    except ValueError as error:
+    except (HeaderDataError, ValueError) as error:
         raise FileFormatError(f"{name}: NIfTI cannot hold this geometry ({error}). Choose .nrrd or .h5.") from error
     header["xyzt_units"] = forms.units
     header["scl_slope"], header["scl_inter"] = 1, 0

@@ -12,17 +12,17 @@ from vol3d.io.names import split_name
 
 _WORDS = (
     "sparse|dense|labels?|seg|segm|segmentations?|masks?|gt|annotations?|annotated|painted|values?|targets?|instances?|"
-    "panoptic|images?|img|im|raw|scan"
+    "panoptic|weights?|images?|img|im|raw|scan"
 )
 _WORD = re.compile(rf"(?:^|[/_\-. ])(?:{_WORDS})$", re.IGNORECASE)
 _CHANNEL = re.compile(r"_000\d$")
 
 
-def pair(images: Sequence[str], labels: Sequence[str]) -> list[tuple[str, str]]:
+def pair(images: Sequence[str], labels: Sequence[str], what: str = "label file(s)") -> list[tuple[str, str]]:
     """Image and label names that belong together, in the order of `images`.
 
     One image and one label always pair. Otherwise the names must agree: as they are, without words such as
-    `_sparse`, `_label`, `_seg`, `_image`, or without the image's `_0000`; or every pair has its own folder.
+    `_sparse`, `_label`, `_weight`, `_image`, or without the image's `_0000`; or every pair has its own folder.
     Raises `ConfigError` naming what is left over.
     """
     if len(images) == len(labels) == 1:
@@ -38,7 +38,7 @@ def pair(images: Sequence[str], labels: Sequence[str]) -> list[tuple[str, str]]:
     twice = [name for group in (images, labels) for name in group if Counter(map(_bare, group))[_bare(name)] > 1]
     cause = f"no partner for {_some(alone)}" if alone else f"more than one partner for {_some(twice or list(images))}"
     raise ConfigError(
-        f"{len(images)} image(s) and {len(labels)} label file(s) do not pair by name: {cause}. "
+        f"{len(images)} image(s) and {len(labels)} {what} do not pair by name: {cause}. "
         "Name them alike (a.nii.gz, a_label.nii.gz)."
     )
 

@@ -118,7 +118,8 @@ def _require_writable(location: Location, overwrite: bool) -> None:
     elif entry.sidecar and class_names.read_sidecar(path):
         present = True
     if present and not overwrite:
-        raise ConfigError(f"{location.name} exists already. Give --overwrite, or another name with -o.")
+        found = f"{path}:{location.dataset}" if location.dataset else location.name
+        raise ConfigError(f"{found} exists already. Give --overwrite, or another name with -o.")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise ResourceError(f"{location.name}: the folder {path.parent} is write-protected. Choose another folder.")
 
@@ -126,10 +127,10 @@ def _require_writable(location: Location, overwrite: bool) -> None:
 def _store(location: Location, content: Content, overwrite: bool) -> Path:
     _require_writable(location, overwrite)
     entry = format_of(location.path, location.name)
-    if entry.sidecar:
-        class_names.write_sidecar(location.path, None)  # old names must never stand beside new codes
     with atomic.replace(location.path) as temporary:
         entry.write(temporary, location, content)
+        if entry.sidecar:  # old names must never stand beside new codes, nor go before those are there
+            class_names.write_sidecar(location.path, None)
     if entry.sidecar and content.class_names:
         class_names.write_sidecar(location.path, content.class_names)
     return location.path

@@ -21,7 +21,7 @@ from vol3d.workflows.labels import LabelMeaning
 from vol3d.workflows.listener import Listener
 from vol3d.workflows.meaning import Meaning, find_meaning, read_truth
 from vol3d.workflows.partial import refuse_choices, require_meant, unseen_classes
-from vol3d.workflows.sources import Source, Spacing, content_hash, image_volume
+from vol3d.workflows.sources import Source, Spacing, content_hash, image_volume, weight_volume
 
 Image = Volume | io.FileScan | io.HeldScan
 _HELD_BYTES, _HELD_SHARE = 2e9, 1 / 8  # of one channel of all scans, as float32; of the free memory
@@ -49,7 +49,7 @@ def gather(images: Sequence[Source], labels: Sequence[Source], weights: Sequence
         return TrainingFiles(tuple(images), tuple(labels), tuple(weights))
     found = io.find([str(s) for s in images])
     pairs = io.pair(found, io.find([str(s) for s in labels]))
-    paired = dict(io.pair(found, io.find([str(s) for s in weights]))) if weights else {}
+    paired = dict(io.pair(found, io.find([str(s) for s in weights]), "weight map(s)")) if weights else {}
     names = tuple(image for image, _ in pairs)
     return TrainingFiles(names, tuple(drawn for _, drawn in pairs), tuple(paired[n] for n in names) if paired else ())
 
@@ -73,7 +73,7 @@ def load(
         image = _image(source, config, spacing_mm, by_box=by_box)
         frame = _frame(image)
         frame.require_same_grid(labels)
-        sparse = meaning.sparse(labels, _weight(files, number, frame, config))
+        sparse = meaning.sparse(labels, _weight(files, number, frame, config, spacing_mm))
         if not sparse.labeled.any():
             certain = "" if sparse.partial is None else " whose class is certain"
             listener.warn(f"{labels.name} has no labeled voxel{certain}; the case is left out")
@@ -138,17 +138,14 @@ def _prepared(image: Image, preprocessing: Preprocessing) -> PreparedImage | Pre
     return found.without_samples()
 
 
-def _weight(files: TrainingFiles, number: int, image: Volume, config: Config) -> np.ndarray[Any, Any] | None:
+def _weight(
+    files: TrainingFiles, number: int, image: Volume, config: Config, spacing_mm: Spacing
+) -> np.ndarray[Any, Any] | None:
     if not files.weights:
         return None
-    source = files.weights[number]
-    volume = (
-        io.read_weights(source, xform=config.data.xform)
-        if isinstance(source, str)
-        else image_volume(source, config.data)
-    )
+    volume = weight_volume(files.weights[number], config.data, spacing_mm)
     image.require_same_grid(volume)
-    return volume.array[0].astype(np.float32)
+    return volume.array[0]
 
 
 def _prepare(

@@ -18,7 +18,7 @@ from vol3d.workflows.doctor import diagnose
 from vol3d.workflows.finding import AXES, SEVERITIES, Finding, Severity
 from vol3d.workflows.labels import annotated_planes, decide, explained, stored_names, unlabeled_codes
 from vol3d.workflows.meaning import find_meaning, read_truth
-from vol3d.workflows.partial import Codes, choices, refuse_choices, say_choice
+from vol3d.workflows.partial import Codes, choices, refuse_choices, require_meant, say_choice
 from vol3d.workflows.sources import Source, Spacing, image_volume
 from vol3d.workflows.zero import ZeroEvidence, zero_evidence, zero_findings
 
@@ -197,6 +197,7 @@ def _check_classes(scan: Volume, drawn: Volume, config: LabelsConfig, problems: 
 def _refusals(drawn: Volume, codes: list[int], config: LabelsConfig) -> list[str]:
     """Why `train` would refuse these labels. codes: all that occur where somebody annotated, and unlabeled ones."""
     try:
+        require_meant([drawn.name], config)
         meaning = decide([drawn], config)
         if config.not_painted:
             meaning.sparse(drawn)  # names the voxels that it counts

@@ -147,8 +147,8 @@ def _read(folder: Path, model: Path, painted: Path) -> Earlier:
         raise ModelError(f"{folder}: run.json lacks the configuration. Train again into a new folder.")
     config = parse_config(record["config"], source=str(folder / report.RECORD))
     rate = record.get("learning_rate_of_fresh_run", config.training.learning_rate)
-    share = record.get("logit_offsets")
     bundle = ModelBundle.load(model)
+    share = bundle.provenance.get("logit_offsets", record.get("logit_offsets"))  # older models leave it to the record
     sound = isinstance(share, list) and len(share) == len(bundle.labels)
     return Earlier(
         folder,

@@ -173,17 +173,28 @@ def run_config(run: Path | None) -> Config | None:
     return parse_config(report.read_record(run).get("config", {}), source=str(run / report.RECORD))
 
 
-def _meaning_in_run(source: Source, labels: Volume, run: Path | None, table: LabelTable) -> LabelsConfig:
-    """What the codes of `source` meant in a run. Of a file that it did not learn from, only the codes do."""
+def meaning_in_run(labels: Source, run: Path | None) -> tuple[LabelsConfig, bool]:
+    """(what the codes of `labels` meant in a run, whether it learned from them).
+
+    Of labels that it did not learn from the unlabeled codes hold and the choices, not which slices were painted.
+    """
     config = run_config(run)
-    if config is not None and run is not None and _learned_from(source, run, config):
-        return config.labels.model_copy(update={"unlabeled": config.labels.unlabeled or table.unlabeled})
-    given = LabelsConfig() if config is None else config.labels
-    meaning = LabelsConfig(
-        unlabeled=given.unlabeled or table.unlabeled, one_of=given.one_of, not_painted=given.not_painted
-    )
-    unlabeled = unlabeled_codes([labels], meaning)
-    if not np.isin(labels.array, unlabeled).any():
+    if config is None or run is None:
+        return LabelsConfig(), False
+    given = config.labels
+    if _learned_from(labels, run, config):
+        return given, True
+    return LabelsConfig(unlabeled=given.unlabeled, one_of=given.one_of, not_painted=given.not_painted), False
+
+
+def _meaning_in_run(source: Source, labels: Volume, run: Path | None, table: LabelTable) -> LabelsConfig:
+    """As `meaning_in_run`, with the model's unlabeled codes where the run states none; one must occur, or be learned.
+
+    Raises `LabelError` where none does.
+    """
+    given, learned = meaning_in_run(source, run)
+    meaning = given.model_copy(update={"unlabeled": given.unlabeled or table.unlabeled})
+    if not learned and not np.isin(labels.array, unlabeled_codes([labels], meaning)).any():
         raise LabelError(
             f"{labels.name}: the model did not learn from this file; say what is drawn in it: --unlabeled CODE (all "
             f"else is drawn), --annotated-slices z=10,20 (these are) or --dense (all is)"

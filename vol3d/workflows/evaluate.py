@@ -19,8 +19,8 @@ from vol3d.workflows.evaluations import (
 )
 from vol3d.workflows.labels import annotated_planes, code_counts, stored_names, unlabeled_codes
 from vol3d.workflows.object_evaluations import InstanceEvaluation, PanopticEvaluation
-from vol3d.workflows.partial import refuse_choices, undecided
-from vol3d.workflows.sources import Source, Spacing, label_volume, target_volume
+from vol3d.workflows.partial import refuse_choices, require_meant, undecided
+from vol3d.workflows.sources import Source, Spacing, label_volume, source_name, target_volume
 from vol3d.workflows.targets import known_values
 
 __all__ = ["Evaluation", "Scoring", "evaluate", "evaluate_task"]
@@ -103,6 +103,19 @@ def evaluate_task(
     spacing_mm: Spacing = None,
 ) -> AnyEvaluation:
     """Score one prediction as `scoring` says. Raises as `evaluate` does; see there for the arguments."""
+    require_meant([source_name(source) for source in (reference, leave_out) if source is not None], scoring.labels)
+    return scored(prediction, reference, scoring, leave_out=leave_out, spacing_mm=spacing_mm)
+
+
+def scored(
+    prediction: Source,
+    reference: Source,
+    scoring: Scoring,
+    *,
+    leave_out: Source | None = None,
+    spacing_mm: Spacing = None,
+) -> AnyEvaluation:
+    """As `evaluate_task`, one case of several: `scoring.labels` may speak of the files of other cases."""
     if scoring.task == "semantic":
         return _semantic(prediction, reference, scoring, leave_out, spacing_mm)
     if scoring.task == "regression":

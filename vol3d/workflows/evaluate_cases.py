@@ -13,10 +13,11 @@ from vol3d.report.boxplot import Panel, boxplot_png
 from vol3d.report.scores import scores_csv
 from vol3d.volume import Volume
 from vol3d.workflows.case_evaluations import CaseEvaluations
-from vol3d.workflows.evaluate import Scoring, evaluate_task
+from vol3d.workflows.evaluate import Scoring, scored
 from vol3d.workflows.listener import Listener, Quiet
 from vol3d.workflows.object_evaluations import PanopticEvaluation
-from vol3d.workflows.sources import Source, Spacing
+from vol3d.workflows.partial import require_meant
+from vol3d.workflows.sources import Source, Spacing, source_name
 
 _UNBOUNDED = ("hausdorff_95_mm", "mae", "rmse")
 _GLOB = "*?["
@@ -51,9 +52,10 @@ def evaluate_cases(
     third: list[Source | None] = [None] * len(first)
     if leave_out is not None:
         third = [*_paired(first, leave_out, "files to leave out")[1]]
+    require_meant([source_name(source) for source in (*second, *third) if source is not None], scoring.labels)
     found = []
     for number, (prediction, reference, drawn) in enumerate(zip(first, second, third, strict=True)):
-        found.append(evaluate_task(prediction, reference, scoring, leave_out=drawn, spacing_mm=spacing_mm))
+        found.append(scored(prediction, reference, scoring, leave_out=drawn, spacing_mm=spacing_mm))
         tell.progress("evaluating", number + 1, len(first), {})
     result = CaseEvaluations(case_names(first), tuple(found))
     _require_same_things(result)

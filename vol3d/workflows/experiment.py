@@ -38,7 +38,7 @@ from vol3d.workflows.listener import Listener, Quiet
 from vol3d.workflows.meaning import find_meaning, read_truth
 from vol3d.workflows.partial import require_meant, unseen_classes
 from vol3d.workflows.run import RememberedInterrupt
-from vol3d.workflows.settings import Options
+from vol3d.workflows.settings import Options, given_options
 from vol3d.workflows.sources import Source, Spacing, image_volume
 
 SUMMARY = "summary.json"
@@ -103,6 +103,13 @@ def run_experiment(  # noqa: PLR0913  the verb's arguments
     if choices is None:
         if resume is None:
             raise ConfigError("say which experiment: folds, slices, batchnorm, dimensions, volumes or paper")
+        others = given_options(
+            options or {}, images=images, labels=labels, weights=weights, config=config, set=overrides
+        )
+        if others:
+            raise ConfigError(
+                f"{resume}: goes on as it was planned; say which experiment, or leave out {', '.join(others)}"
+            )
         request = Request.read(Path(resume))
     else:
         files = TrainingFiles(listed(images), listed(labels), listed(weights))
@@ -116,7 +123,7 @@ def run_experiment(  # noqa: PLR0913  the verb's arguments
     said = (*plan.said, *_own_patches(request, plan), *_missing_classes(plan, material), *_cost(request, plan))
     if dry_run:
         return Experiment(None, plan.rows, (), material.table, said=said)
-    folder = experiment_folder(request.choices.kind, output, resume, overwrite=overwrite)
+    folder = experiment_folder(request, output, resume, overwrite=overwrite)
     file = open_rows(folder, request, material, hashes, fresh=resume is None)
     for line in said:
         tell.note(line)

@@ -17,8 +17,9 @@ from vol3d.report.experiment_rows import RowsFile
 from vol3d.version import __version__
 from vol3d.volume import LabelTable
 from vol3d.workflows.cases import TrainingFiles, gather
-from vol3d.workflows.experiment_kinds import Choices, Kind
+from vol3d.workflows.experiment_kinds import Choices
 from vol3d.workflows.experiment_run import Material, base_variant
+from vol3d.workflows.protected import refuse_inputs_within
 from vol3d.workflows.settings import Options, settle
 from vol3d.workflows.sources import Source, content_hash
 
@@ -95,14 +96,20 @@ def listed(sources: Source | Sequence[Source]) -> tuple[Source, ...]:
     return tuple(str(source) if isinstance(source, Path) else source for source in several)
 
 
-def experiment_folder(kind: Kind, output: str | Path | None, resume: str | Path | None, *, overwrite: bool) -> Path:
+def experiment_folder(
+    request: Request, output: str | Path | None, resume: str | Path | None, *, overwrite: bool
+) -> Path:
     """Where results go. Raises `ConfigError` where something is in the way, or there is nothing to go on with."""
     if resume is not None:
         if output is not None and Path(output) != Path(resume):
             raise ConfigError(f"--resume {resume} goes on in its own folder; leave -o {output} out")
         _read_record(Path(resume))
         return Path(resume)
-    folder = Path(_EXPERIMENTS) / f"{time.strftime('%Y%m%d-%H%M%S')}-{kind}" if output is None else Path(output)
+    folder = (
+        Path(_EXPERIMENTS) / f"{time.strftime('%Y%m%d-%H%M%S')}-{request.choices.kind}"
+        if output is None
+        else Path(output)
+    )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         if not overwrite:
             raise ConfigError(
@@ -110,6 +117,7 @@ def experiment_folder(kind: Kind, output: str | Path | None, resume: str | Path 
             )
         if not (folder / RECORD).is_file():
             raise ConfigError(f"{folder} exists and is no experiment; it will not be replaced. Name another folder.")
+        refuse_inputs_within(folder, (*request.files.images, *request.files.labels, *request.files.weights))
         shutil.rmtree(folder)
     return folder
 

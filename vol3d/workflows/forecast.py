@@ -37,7 +37,7 @@ from vol3d.workflows.precision import require_precision
 from vol3d.workflows.tiling import PROGRAM_BYTES
 
 Size = tuple[int, int, int]
-_MOST_RUNS, _TIMED_SECONDS = 9, 1.0
+_MOST_RUNS, _TIMED_SHARE, _TIMED_SECONDS = 99, 0.02, (1.0, 10.0)  # timed: a share of what is to come, from, to
 _TRIED, _TRIED_IN_PARTS = 96, 128  # voxels along an axis of the block that a pixel classifier is timed on
 _WRITTEN_PER_SECOND = 4e7  # voxels of a label map, compressed
 _UNPACKED_PER_SECOND, _READ_PER_SECOND = 2e8, 1e9  # bytes of a scan that is compressed, and that is not
@@ -183,14 +183,19 @@ def _predicting(network: Any, image: NDArray[Any], plan: TilePlan, device: Devic
     runner = Runner(network, image, plan, torch.device(device.name), device.precision)
     run = partial(_run, runner, tile, plan, canvas_for(plan, tile.output.start[0], runner.dtype))
     first = _seconds(run)
-    later = first if len(plan.tiles) == 1 else _later_seconds(run)
-    return first + later * (plan.voxels / tile.input.voxels - 1)
+    others = plan.voxels / tile.input.voxels - 1
+    return first if len(plan.tiles) == 1 else first + others * _later_seconds(run, others)
 
 
-def _later_seconds(run: Callable[[], None]) -> float:
-    """The median of as many runs as a second takes, up to nine: one alone is off by what else the machine does."""
-    taken: list[float] = []
-    while len(taken) < _MOST_RUNS and sum(taken) < _TIMED_SECONDS:
+def _later_seconds(run: Callable[[], None], others: float) -> float:
+    """The median of some runs; the more is to come, the longer: one alone is off by what else the machine does.
+
+    others: how many runs are to come.
+    """
+    least, most = _TIMED_SECONDS
+    taken = [_seconds(run)]
+    enough = min(max(_TIMED_SHARE * others * taken[0], least), most)
+    while sum(taken) < enough and len(taken) < _MOST_RUNS:
         taken.append(_seconds(run))
     return statistics.median(taken)
 

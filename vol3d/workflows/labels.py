@@ -17,7 +17,7 @@ from vol3d.workflows.partial import Codes, choices, not_painted, refuse_painted,
 _MOST = 0.5
 _AXES = "xyz"
 TO_PAINT = "to paint"  # names a code that marks slices for somebody to paint; until then nobody has
-_UNLABELED_NAMES = {"unlabeled", "unlabelled", "ignore", "unknown", TO_PAINT}
+UNLABELED_NAMES = {"unlabeled", "unlabelled", "ignore", "unknown", TO_PAINT}
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def unlabeled_codes(volumes: list[Volume], config: LabelsConfig) -> tuple[int, .
     if config.unlabeled or config.dense:
         return (*config.unlabeled, *sorted(marks(volumes) - set(config.unlabeled)))
     named = {
-        code for volume in volumes for code, name in stored_names(volume).items() if name.lower() in _UNLABELED_NAMES
+        code for volume in volumes for code, name in stored_names(volume).items() if name.lower() in UNLABELED_NAMES
     }
     return tuple(sorted(named - config.one_of.keys()))
 
@@ -143,6 +143,7 @@ def labeled_counts(volumes: list[Volume], config: LabelsConfig) -> tuple[dict[in
     totals: dict[int, int] = {}
     for volume in volumes:
         counts = code_counts(volume, annotated_planes(volume, config))
+        _refuse_names_of_others(volume, counts, volumes, config)
         stated = max(counts, key=lambda found: counts[found]) in config.one_of or bool(not_painted(volume.name, config))
         said = tuple(code for code in unlabeled if code not in marks([volume]))  # marks say nothing of other codes
         if not (stated or explained(counts, said, config)):
@@ -160,6 +161,22 @@ def labeled_counts(volumes: list[Volume], config: LabelsConfig) -> tuple[dict[in
         names = ", ".join(v.name for v in volumes)
         raise LabelError(f"{names}: expected labeled voxels, found none. Paint some slices, or mend --unlabeled.")
     return totals, unlabeled
+
+
+def _refuse_names_of_others(
+    volume: Volume, counts: dict[int, int], volumes: list[Volume], config: LabelsConfig
+) -> None:
+    """Raise `LabelError` where a code means unlabeled by the names of other files alone, and this one holds it."""
+    own = unlabeled_codes([volume], config)
+    for other in volumes:
+        for code in set(unlabeled_codes([other], config)) - {*own}:
+            if code in counts:
+                here, there = stored_names(volume).get(code), stored_names(other)[code]
+                called = f"{volume.name}, which holds it too, " + (f"calls it {here!r}" if here else "does not name it")
+                raise LabelError(
+                    f"{other.name} names code {code} {there!r}, and {called}. Say --unlabeled {code} if it means "
+                    "unlabeled in all files, or give it another number in one of them."
+                )
 
 
 def explained(counts: dict[int, int], unlabeled: tuple[int, ...], config: LabelsConfig) -> bool:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from vol3d import io
 from vol3d.bundle import ModelBundle
 from vol3d.config import DataConfig, LabelsConfig
-from vol3d.errors import ConfigError
+from vol3d.errors import ConfigError, Vol3dError
 from vol3d.io.names import locate
 from vol3d.workflows.device import PredictPrecision
-from vol3d.workflows.drawn import provenance_path
+from vol3d.workflows.drawn import provenance_path, run_config
+from vol3d.workflows.protected import refuse_to_replace
 from vol3d.workflows.sources import Source
 from vol3d.workflows.uncertainty import require_uncertainty_room
 
@@ -79,8 +81,16 @@ def target_of(scan: Source, output: str | Path | None, bundle: ModelBundle) -> s
     return default_target(str(scan), bundle) if isinstance(scan, (str, Path)) else None
 
 
-def require_room(target: str, choice: PredictOptions) -> None:
-    """Before hours of work: raise where anything that will be written is there already or cannot be written."""
+def require_room(target: str, choice: PredictOptions, scans: Sequence[Source] = ()) -> None:
+    """Before hours of work: raise where anything that will be written is there already or cannot be written.
+
+    scans: those that are predicted; neither they nor what was drawn on them is ever replaced.
+    """
+    refuse_to_replace(target, "a scan that is predicted", scans)
+    refuse_to_replace(target, "what was drawn by hand", [choice.drawn], "label")
+    images, labels = _learned_from(choice.run)
+    refuse_to_replace(target, f"a scan that {choice.run} learned from", images)
+    refuse_to_replace(target, f"the labels that {choice.run} learned from", labels, "label")
     io.require_writable(target, choice.overwrite)
     picture = io.preview_path(io.split_name(target)[0])
     if choice.preview and picture.exists() and not choice.overwrite:
@@ -91,3 +101,25 @@ def require_room(target: str, choice: PredictOptions) -> None:
         io.require_writable(provenance_path(target), choice.overwrite)
     if choice.uncertainty:
         require_uncertainty_room(target, overwrite=choice.overwrite, preview=choice.preview)
+
+
+def require_rooms(
+    targets: Sequence[str], choice: PredictOptions, scans: Sequence[str], drawn: Mapping[str, str]
+) -> None:
+    """As `require_room`, of several scans. drawn: the labels of some of them. Raises where two share an output."""
+    pictures = [str(io.preview_path(target)) for target in targets]
+    for names in (targets, pictures if choice.preview else []):
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ConfigError(f"several scans would be written to {twice}; predict them into different folders")
+    for scan, target in zip(scans, targets, strict=True):
+        require_room(target, replace(choice, drawn=drawn.get(scan)), scans)
+
+
+def _learned_from(run: Path | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Images and labels of a run; none where there is no run, or its record cannot be read: a model needs no run."""
+    try:
+        config = run_config(run)
+    except Vol3dError:
+        return (), ()
+    return ((), ()) if config is None else (config.data.images, config.data.labels)

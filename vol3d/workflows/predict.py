@@ -76,16 +76,18 @@ def predict(
     """
     choice, tell = options or PredictOptions(), listener or Quiet()
     bundle = _bundle(model, tell)
+    if not isinstance(model, ModelBundle):
+        choice = replace(choice, run=find_model(model).parent)
     target = target_of(scan, output, bundle)
     if target is not None:
-        require_room(target, choice)
+        require_room(target, choice, [scan])
     _require_possible(bundle, choice)
     device = exact(pick_device(choice.device))
     require_precision(bundle, choice, device)
     if choice.prune is not None:
         bundle = bundle.pruned(choice.prune)
     volume = read_scan(scan, choice.data, bundle, spacing_mm, tell)
-    drawn = _drawn(scan, model, volume, bundle, choice, spacing_mm)
+    drawn = _drawn(scan, volume, bundle, choice, spacing_mm)
     warnings = tuple(unlike_training(volume, bundle.training_range))
     network = bundle.build(device.name)
     require_memory(volume, bundle, choice)
@@ -219,20 +221,13 @@ def _write(
 
 
 def _drawn(
-    scan: Source,
-    model: str | Path | ModelBundle | None,
-    volume: Volume,
-    bundle: ModelBundle,
-    choice: PredictOptions,
-    spacing_mm: Spacing,
+    scan: Source, volume: Volume, bundle: ModelBundle, choice: PredictOptions, spacing_mm: Spacing
 ) -> Drawn | None:
     """What was drawn by hand on the scan, where anybody asks for it."""
     if not (choice.keep_drawn or choice.provenance):
         return None
-    run = None if isinstance(model, ModelBundle) else find_model(model).parent
-    run = choice.run if run is None else run
     return find_drawn(
-        scan, volume, bundle, run=run, labels=choice.drawn, meaning=choice.drawn_meaning, spacing_mm=spacing_mm
+        scan, volume, bundle, run=choice.run, labels=choice.drawn, meaning=choice.drawn_meaning, spacing_mm=spacing_mm
     )
 
 

@@ -23,6 +23,7 @@ from vol3d.workflows.budget import Length
 from vol3d.workflows.case import Case
 from vol3d.workflows.listener import Listener
 from vol3d.workflows.models import MODEL_FILE, RUNS
+from vol3d.workflows.protected import refuse_inputs_within
 from vol3d.workflows.scores import Score
 from vol3d.workflows.validation import HeldOut
 
@@ -38,13 +39,16 @@ if TYPE_CHECKING:
 class Run:
     """A run folder: model.safetensors, checkpoints/, metrics.csv, curves.png, preview.png, config.yaml, run.json.
 
-    length: as fixed by an earlier start, None for a new run.
+    length: as fixed by an earlier start, None for a new run. replaces: an old run of that name goes. named: somebody
+    chose the name; else another is found where it is taken.
     """
 
     folder: Path
     config: Config
     record: dict[str, Any] = field(default_factory=dict)
     length: Length | None = None
+    replaces: bool = False
+    named: bool = True
 
     @property
     def checkpoints(self) -> Path:
@@ -87,10 +91,21 @@ class Run:
             report.write_record(self.folder, self.record)
 
     def _make_folder(self) -> None:
-        """A fresh folder; an old run of the same name goes only now, when everything about the new one is settled."""
-        if self.folder.exists():
+        """A fresh folder; an old run of the same name goes only now, when everything about the new one is settled.
+
+        Of two runs that begin at once each gets its own. Raises `ConfigError` where a named folder was filled since.
+        """
+        if self.replaces and self.folder.exists():
             shutil.rmtree(self.folder)
-        self.checkpoints.mkdir(parents=True)
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        free, number = self.folder, 1
+        while not _made(free):
+            if self.named:
+                raise ConfigError(f"{self.folder}: another run has begun there. Name another folder.")
+            number += 1
+            free = self.folder.with_name(f"{self.folder.name}-{number}")
+        self.folder = free
+        self.checkpoints.mkdir()
         text = yaml.safe_dump(self.config.to_json(), sort_keys=False, allow_unicode=True)
         with io.atomic.replace(self.folder / "config.yaml") as temporary:
             temporary.write_text(text, encoding="utf-8")
@@ -125,14 +140,21 @@ def open_run(
     leads: False for the processes that follow, which leave the folder to the leading one.
     """
     folder = Path(output) if output is not None else _fresh_name(cases[0].name)
-    run = Run(folder, config, {"data": data_hashes(cases)})
-    if leads and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    run = Run(
+        folder,
+        config,
+        {"data": data_hashes(cases)},
+        replaces=overwrite and output is not None,
+        named=output is not None,
+    )
+    if leads and run.named and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         if not overwrite:
             raise ConfigError(
                 f"{folder} exists. Go on with it (--resume {folder}), replace it (--overwrite), or name another."
             )
         if not (folder / "run.json").is_file():
             raise ConfigError(f"{folder} exists and is no run of vol3d; it will not be replaced. Name another folder.")
+        refuse_inputs_within(folder, (*config.data.images, *config.data.labels, *config.data.weights))
     return run
 
 
@@ -168,6 +190,15 @@ def versions() -> dict[str, str]:
 
     names = ("torch", "monai", "lightning-fabric", "numpy", "scipy", "nibabel", "h5py", "SimpleITK")
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}
+
+
+def _made(folder: Path) -> bool:
+    """Make a folder that is not there; an empty one will do."""
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return folder.is_dir() and not any(folder.iterdir())
+    return True
 
 
 def _fresh_name(scan: str) -> Path:

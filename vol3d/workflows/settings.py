@@ -35,6 +35,18 @@ def settle(config: Config | str | Path | dict[str, Any] | None, options: Options
     return parse_config(_yield_to(merged, overrides), tuple(overrides), source)
 
 
+def given_options(options: Options, **others: object) -> list[str]:
+    """Names of what somebody gave, nested options and others: not None, False or empty; 0 does say something."""
+    nested = {key: value for section in options.values() if isinstance(section, dict) for key, value in section.items()}
+    plain = {key: value for key, value in options.items() if not isinstance(value, dict)}
+    given = {**plain, **nested, **others}
+    return [
+        name
+        for name, value in given.items()
+        if value is not None and value is not False and not (isinstance(value, (str, tuple, list, dict)) and not value)
+    ]
+
+
 def _one_length(options: Options) -> Options:
     """An option for the length of a run replaces whichever of the two the file had."""
     training = options.get("training", {})

@@ -14,6 +14,7 @@ from vol3d import io
 from vol3d.config import DataConfig
 from vol3d.errors import ConfigError, GeometryError
 from vol3d.io.reading import read_target, require_target
+from vol3d.io.voxels import require_weights
 from vol3d.volume import Affine, Volume
 
 Source = str | Path | NDArray[Any] | Volume
@@ -64,6 +65,26 @@ def target_volume(source: Source, data: DataConfig, spacing_mm: Spacing = None) 
     if volume.array.dtype.kind not in "biuf":
         raise ConfigError(f"{volume.name}: expected real numbers, found dtype {volume.array.dtype}")
     return _with_array(volume, require_target(volume.array, volume.name))
+
+
+def weight_volume(source: Source, data: DataConfig, spacing_mm: Spacing = None) -> Volume:
+    """Loss weights per voxel as a float32 `Volume` (1, X, Y, Z), finite and ≥ 0.
+
+    Raises `FileFormatError` for others, `GeometryError` for more than one channel.
+    """
+    if isinstance(source, (str, Path)):
+        return io.read_weights(str(source), xform=data.xform)
+    volume = _from_array(source, spacing_mm, "weight array")
+    if volume.channels != 1:
+        raise GeometryError(f"{volume.name} has {volume.channels} channels; weights have one")
+    if volume.array.dtype.kind not in "biuf":
+        raise ConfigError(f"{volume.name}: expected real numbers, found dtype {volume.array.dtype}")
+    return _with_array(volume, require_weights(_without_nan(volume, None).array, volume.name))
+
+
+def source_name(source: Source) -> str:
+    """What its volume will be called."""
+    return source.name if isinstance(source, Volume) else str(source) if isinstance(source, (str, Path)) else "an array"
 
 
 def content_hash(source: Source) -> str:

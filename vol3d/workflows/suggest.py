@@ -27,6 +27,7 @@ from vol3d.workflows.device import exact, pick_device
 from vol3d.workflows.listener import Listener, Quiet
 from vol3d.workflows.models import find_model
 from vol3d.workflows.pixel_channels import prepare
+from vol3d.workflows.protected import refuse_to_replace
 from vol3d.workflows.scan import read_scan
 from vol3d.workflows.sources import Source, Spacing
 from vol3d.workflows.to_paint import find_painted
@@ -133,10 +134,13 @@ def suggest(
     bundle, run = _opened(model, tell)
     target = _target(scan, output)
     if target is not None:
+        refuse_to_replace(target, "the scan", [scan])
         _require_room(target, choice)
     volume = read_scan(scan, choice.data, bundle, spacing_mm, tell)
     painted = find_painted(scan, volume, bundle, run, labels, choice.meaning, choice.data, spacing_mm)
     tell.note(painted.said)
+    if target is not None:
+        painted.refuse_to_drop(target, bundle.labels)
     prepared, image = prepare(volume, bundle)
     classes, maps = labels_and_uncertainty(
         bundle,

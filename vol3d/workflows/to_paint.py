@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from vol3d import io, report
 from vol3d.bundle import ModelBundle
 from vol3d.config import Config, DataConfig, LabelsConfig, parse_config
-from vol3d.errors import ConfigError, LabelError
+from vol3d.errors import ConfigError, LabelError, Vol3dError
 from vol3d.io.names import locate
-from vol3d.volume import Volume
+from vol3d.volume import LabelTable, Volume
+from vol3d.workflows.drawn import meaning_in_run
 from vol3d.workflows.labels import (
     TO_PAINT,
+    UNLABELED_NAMES,
     annotated_planes,
     code_counts,
     explained,
@@ -70,6 +72,29 @@ class Painted:
             codes[where] = np.where(self.labeled[where], codes[where], mark)
         return codes, classes | {rest: _UNLABELED, mark: TO_PAINT}, mark, rest
 
+    def refuse_to_drop(self, target: str, table: LabelTable) -> None:
+        """Raise `LabelError` where the file `target`, which is to be replaced, holds what is painted there alone.
+
+        table: the model's classes. Anything but labels on the same grid is passed over, and so is background alone.
+        """
+        if not locate(target, "label").path.is_file():
+            return
+        try:
+            there = io.read_labels(target)
+        except Vol3dError:
+            return
+        if there.shape != self.codes.shape:
+            return
+        names = stored_names(there)
+        open_ = {code for code, name in names.items() if name.lower() in UNLABELED_NAMES} | set(self.unlabeled)
+        painted = np.isin(there.array[0], sorted({*table.codes[1:].tolist()} - open_))
+        lost = int(np.count_nonzero(painted & ~self.labeled))
+        if lost:
+            raise LabelError(
+                f"{target} holds {lost} painted voxels that are not among those that count as painted here. Give it "
+                f"with -l (and say what its codes mean), or another name for the output with -o."
+            )
+
 
 def find_painted(
     scan: Source,
@@ -84,7 +109,8 @@ def find_painted(
     """What is painted of a scan: in `labels`, else in the labels that the run trained on with this scan, else nothing.
 
     volume: the scan. run: the folder of the model's run, None where there is none. meaning: what the codes mean, None
-    takes what the run knows. data: how the scan is read, and thus the labels.
+    takes what the run knows (of labels that it did not learn from which codes are unlabeled, but no slices). data: how
+    the scan is read, and thus the labels.
     Raises `LabelError` where only the user can know what a code means, `GeometryError` for labels on another grid.
     """
     config = None if run is None else _config_of(run)
@@ -97,7 +123,7 @@ def find_painted(
     if labels is None:
         nothing = np.zeros(volume.shape, dtype=np.uint8)
         return Painted(nothing, nothing.astype(bool), {}, bundle.labels.unlabeled, "nothing is painted of this scan")
-    given = meaning or (LabelsConfig() if config is None else config.labels)
+    given = meaning or meaning_in_run(labels, run)[0]
     drawn = label_volume(labels, config.data if config is not None and data.xform is None else data, spacing_mm)
     volume.require_same_grid(drawn)
     planes = annotated_planes(drawn, given)
@@ -125,11 +151,6 @@ def _labels_of(scan: Source, config: Config) -> str | None:
     """The label file that a run had beside this scan; None where the scan is none of its images."""
     if not isinstance(scan, (str, Path)):
         return None
-    here = _place(str(scan))
+    here = io.place_of(str(scan))
     pairs: Sequence[tuple[str, str]] = list(zip(config.data.images, config.data.labels, strict=False))
-    return next((drawn for image, drawn in pairs if _place(image) == here), None)
-
-
-def _place(name: str) -> tuple[Path, str | None]:
-    location = locate(name, "raw")
-    return location.path.resolve(), location.dataset
+    return next((drawn for image, drawn in pairs if io.place_of(image) == here), None)

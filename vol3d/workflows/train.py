@@ -23,8 +23,8 @@ from vol3d.workflows.gaps import with_border_weights
 from vol3d.workflows.listener import Listener, Quiet
 from vol3d.workflows.plan import Grid, Plan, make_plan
 from vol3d.workflows.processes import leads
-from vol3d.workflows.run import data_hashes, open_run, resume_run
-from vol3d.workflows.settings import Options, settle
+from vol3d.workflows.run import Run, data_hashes, open_run, resume_run
+from vol3d.workflows.settings import Options, given_options, settle
 from vol3d.workflows.sources import Source, Spacing
 from vol3d.workflows.train_forecast import forecast_training
 from vol3d.workflows.training_run import TrainingRun, TrainResult
@@ -61,29 +61,19 @@ def train(  # noqa: PLR0913  the verb that everything hangs on
     """
     started = time.monotonic()
     tell = listener if listener is not None and leads() else Quiet()
+    given = TrainingFiles(tuple(_listed(images)), tuple(_listed(labels)), tuple(_listed(weights)))
     run, earlier = None, None
-    if resume is not None and _listed(labels):
-        earlier = read_earlier(Path(resume))
-        if not images and any(name.startswith("<") for name in earlier.config.data.images):
-            raise ConfigError(f"{resume}: this run was trained on arrays in memory; give the images again")
-        settled = _go_on(earlier, options or {}, overrides)
-        files = gather(
-            _listed(images) or settled.data.images, _listed(labels), _listed(weights) or settled.data.weights
-        )
+    if resume is None:
+        settled = _settle(config, given, options or {}, overrides, tell)
+        files = _files(given, settled, given.weights or (() if given.images else settled.data.weights))
         settled = _with_files(settled, files)
-    elif resume is not None:
-        run = resume_run(Path(resume))
-        earlier = read_start(Path(resume))
-        settled = _as_it_was(run.config)
-        files = TrainingFiles(settled.data.images, settled.data.labels, settled.data.weights)
+    elif config is not None:
+        raise ConfigError(f"{resume}: a run goes on with its own configuration; leave the other one out")
+    elif given.labels:
+        earlier, settled, files = _go_on(Path(resume), given, options or {}, overrides)
     else:
-        settled = _settle(config, bool(_listed(images)), bool(_listed(labels)), options or {}, overrides, tell)
-        files = gather(
-            _listed(images) or settled.data.images,
-            _listed(labels) or settled.data.labels,
-            _listed(weights) or (() if _listed(images) else settled.data.weights),
-        )
-        settled = _with_files(settled, files)
+        others = given_options(options or {}, images=images, weights=weights, output=output, overwrite=overwrite)
+        run, earlier, settled, files = _take_up(Path(resume), [*others, *overrides])
     device = pick_device(settled.training.device, settled.training.precision)
     preprocessing = Preprocessing(**settled.preprocess.model_dump())
     cases, meaning = load(files, settled, preprocessing, tell, spacing_mm)
@@ -99,12 +89,11 @@ def train(  # noqa: PLR0913  the verb that everything hangs on
     if dry_run:
         return replace(plan, forecast=forecast_training(plan, cases, meaning))
     tell.note(meaning.said)
-    run_before = run
+    resuming = run is not None
     if run is None:
         run = open_run(output, plan.config, cases, overwrite=overwrite, leads=leads())
     else:
         run.require_same_data(data_hashes(cases))
-    resuming = run_before is not None
     budget = Budget(plan, started, [case.shape for case in cases])
     return TrainingRun(plan, cases, meaning, preprocessing, run, tell, budget, earlier).go(resuming)
 
@@ -123,7 +112,37 @@ def _as_it_was(config: Config) -> Config:
     return config.model_copy(update={"pixel_classifier": given.model_copy(update={"reduction": (1, 1, 1)})})
 
 
-def _go_on(earlier: Earlier, options: Options, overrides: Sequence[str]) -> Config:
+def _take_up(folder: Path, others: Sequence[str]) -> tuple[Run, Earlier | None, Config, TrainingFiles]:
+    """A run that was stopped, as it was planned. others: what else was asked for, which is refused."""
+    if others:
+        raise ConfigError(
+            f"{folder}: a run goes on as it was planned; leave out {', '.join(others)}, give labels to begin with its "
+            "weights, or train a new run"
+        )
+    run = resume_run(folder)
+    settled = _as_it_was(run.config)
+    files = TrainingFiles(settled.data.images, settled.data.labels, settled.data.weights)
+    return run, read_start(folder), settled, files
+
+
+def _go_on(
+    folder: Path, given: TrainingFiles, options: Options, overrides: Sequence[str]
+) -> tuple[Earlier, Config, TrainingFiles]:
+    """A finished run and new labels: its scans where no others are given."""
+    earlier = read_earlier(folder)
+    if not given.images and any(name.startswith("<") for name in earlier.config.data.images):
+        raise ConfigError(f"{folder}: this run was trained on arrays in memory; give the images again")
+    settled = _continued(earlier, options, overrides)
+    files = _files(given, settled, given.weights or settled.data.weights)
+    return earlier, _with_files(settled, files), files
+
+
+def _files(given: TrainingFiles, config: Config, weights: Sequence[Source]) -> TrainingFiles:
+    """What is trained on: what is given, else what the configuration names."""
+    return gather(given.images or config.data.images, given.labels or config.data.labels, weights)
+
+
+def _continued(earlier: Earlier, options: Options, overrides: Sequence[str]) -> Config:
     """The earlier run's configuration; for a minute and with nothing held out, unless something else is asked for."""
     config = _as_it_was(earlier.config)
     training = {key: value for key, value in options.get("training", {}).items() if value is not None}
@@ -143,13 +162,12 @@ def _go_on(earlier: Earlier, options: Options, overrides: Sequence[str]) -> Conf
 
 def _settle(
     config: Config | str | Path | dict[str, Any] | None,
-    images: bool,
-    labelled: bool,
+    given: TrainingFiles,
     options: Options,
     overrides: Sequence[str],
     tell: Listener,
 ) -> Config:
-    if config is None and not images and not labelled:
+    if config is None and not given.images and not given.labels:
         if DEFAULT_CONFIG.is_file():
             tell.note(f"using ./{DEFAULT_CONFIG}")
             config = DEFAULT_CONFIG

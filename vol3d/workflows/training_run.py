@@ -259,7 +259,9 @@ class TrainingRun:
             statistics="current" if self.plan.config.training.batch_statistics == "current" else "running",
             training_range=training_range(self.cases)
             | {"channel": self.plan.config.data.channel, "patch": list(self.plan.patch)},
-            provenance=provenance(self.cases, result.state.iteration) | self._encoder_hash(),
+            provenance=provenance(self.cases, result.state.iteration)
+            | {"logit_offsets": self.end.offsets}
+            | self._encoder_hash(),
             task=self.spec,
             temperature=self.end.temperature,
             classifier=self._classifier(stages) if self.end.pool_weight else None,
