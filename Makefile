@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 QUICK := $(VENV)/.int8
 
-.PHONY: demo test test-slow lint schema samples clean
+.PHONY: demo test coverage test-slow lint schema samples clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vol3d needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
@@ -35,6 +35,9 @@ lint: $(READY)
 	$(BIN)/lint-imports
 
 test: lint $(QUICK)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
+
+coverage: $(QUICK)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile --cov --cov-report=term:skip-covered
 
 test-slow: $(QUICK)

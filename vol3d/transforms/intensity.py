@@ -28,6 +28,8 @@ class IntensityAugmentation:
         chances = (self.gamma_probability, self.noise_probability, self.blur_probability, self.bias_field_probability)
         if min(chances) < 0 or max(chances) > 1:
             raise ConfigError(f"expected probabilities from 0 to 1, found {self}")
+        if max(chances) > 0:
+            import monai.transforms  # noqa: F401  it takes seconds, for which no patch should wait
 
     def __call__(self, patch: Tensor, rng: np.random.Generator) -> Tensor:
         """A changed copy of `patch`, float (C, X, Y, Z) → float32; all chance comes from `rng`.

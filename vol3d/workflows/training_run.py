@@ -15,7 +15,7 @@ from vol3d import io, report
 from vol3d.baselines.pixel_classifier import PixelClassifier
 from vol3d.baselines.reduced import Enlarged
 from vol3d.bundle import ModelBundle
-from vol3d.networks import build, load_encoder_weights, parameter_count, reestimate
+from vol3d.networks import build, parameter_count, reestimate
 from vol3d.training import (
     FitResult,
     FitSettings,
@@ -312,6 +312,8 @@ class TrainingRun:
         """Begin with the weights of a trained encoder, where the configuration names some."""
         file = getattr(self.plan.network, "encoder_weights", None)
         if file is not None:
+            from vol3d.networks import load_encoder_weights  # and with it MONAI, which takes seconds
+
             self.tell.note(load_encoder_weights(network, read_encoder_weights(file)))
             self.run.record["encoder_weights_sha256"] = io.sha256(file)
 
