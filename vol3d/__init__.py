@@ -1,8 +1,8 @@
 """Dense 3-D segmentation from sparsely annotated volumes.
 
-`train`, `predict`, `evaluate`, `check`, `info` are the verbs; `read` and `load_model` open what they work on. The parts
-are importable too: `vol3d.networks.UNet`, `vol3d.transforms`, `vol3d.losses`. Names are imported when first used, so
-that `import vol3d` is quick.
+`train`, `predict`, `evaluate`, `check`, `suggest`, `experiment`, `info` are the verbs; `read` and `load_model` open
+what they work on. The parts are importable too: `vol3d.networks.UNet`, `vol3d.transforms`, `vol3d.losses`. Names are
+imported when first used, so that `import vol3d` is quick.
 """
 
 from __future__ import annotations

@@ -48,6 +48,7 @@ voxels, slices left half painted or copied, slices that contradict each other wh
 twice, large unpainted gaps, annotated slices that hold only background, and 0 taken for what it hardly is.
 
 Exit codes: 0 nothing found, or warnings and notes only; 1 warnings, with --strict; 2 train would refuse."""
+_LENGTH = "end after this time, as in 90s or 1.5h (default: 10m on a CPU, 1h on a GPU, 1m with --resume and -l)"
 _INFO = "What a volume, model, checkpoint or run folder holds, read from its header."
 
 _SUGGEST = """The slices whose painting should help most: where the model is unsure, far from what is painted.
@@ -55,8 +56,8 @@ _SUGGEST = """The slices whose painting should help most: where the model is uns
 A painted slice settles the voxels in it and, the less the farther they lie, those around it; rare classes count more.
 Written are a label file to paint in, SCAN_paint, with what is painted so far and the slices marked by a code named "to
 paint", and a picture of each slice: scan, prediction, uncertainty. What is painted so far are the labels that the run
-had of this scan, or LABELS. Paint all of the marked voxels, background too, then train on the file; `vol3d train` takes
-marks that are left for unlabeled where the file names them, else give it the two --unlabeled that are printed."""
+had of this scan, or LABELS. Paint the marked voxels, background too, then train on the file. What stays marked counts
+as unlabeled where the file names the codes; else give `vol3d train` the two --unlabeled that are printed."""
 
 _EXPERIMENT = """The experiments of the 3D U-Net's paper on your own labels; every row is a training of its own.
 
@@ -124,17 +125,17 @@ def _train(parser: Parser) -> None:
     parser.add_argument("--planes", nargs="+", choices=["x", "y", "z"], help="axes across which a 2-D network goes")
     parser.add_argument("--width", type=count(1), metavar="N", help="channels of the network's finest level")
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--time-budget", metavar="TIME", help="end after this time, such as 90s, 10m or 1.5h")
+    length.add_argument("--time-budget", metavar="TIME", help=_LENGTH)
     length.add_argument("--iterations", type=count(1), metavar="N", help="optimise for exactly N iterations")
     parser.add_argument("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N (default: auto)")
     parser.add_argument("--seed", type=count(0), metavar="N", help="the same data, config and seed give the same run")
-    parser.add_argument("--workers", type=count(0), metavar="N", help="processes that cut patches (0: this one)")
+    parser.add_argument("--workers", type=count(0), metavar="N", help="processes that cut patches (default: planned)")
     parser.add_argument("--no-refit", action="store_true", help="never train on the held-out slices")
     parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override a value of the config")
     parser.add_argument(
         "--resume", metavar="RUN", help="go on with an interrupted run; with -l: from its model, on new labels"
     )
-    parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    parser.add_argument("--dry-run", action="store_true", help="a few iterations, then plan, memory and time")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing run folder")
     _common(parser)
 

@@ -129,7 +129,8 @@ class SamplingConfig(Section):
     )
     planes: tuple[Axis, ...] | None = Field(
         None,
-        description="2-D networks: go slice by slice across these axes; None: across the coarsest, else across all",
+        description="2-D networks: go slice by slice across these axes; None: across the coarsest, else across those "
+        "that slices are painted across, else all",
     )
 
 
@@ -152,7 +153,9 @@ class PixelClassifierConfig(Section):
         description="auto: beside networks that are planned",
     )
     steps: Count | None = Field(
-        None, description="of its optimisation, fewer where few voxels are labeled; None: ten per second, up to 700"
+        None,
+        description="of its optimisation, fewer where few voxels are labeled; None: ten per second or iteration, up "
+        "to 700",
     )
     reduction: tuple[Reduction, Reduction, Reduction] | None = Field(
         None,

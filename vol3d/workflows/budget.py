@@ -13,7 +13,7 @@ import torch
 
 from vol3d.training import FitSettings, PatchSource, time_steps
 from vol3d.workflows.baselines import interpolation_seconds
-from vol3d.workflows.batch_statistics import reestimates
+from vol3d.workflows.batch_statistics import REESTIMATION_BATCHES, reestimates
 from vol3d.workflows.listener import Listener
 from vol3d.workflows.live_preview import PREVIEW_SHARE
 from vol3d.workflows.plan import Plan
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from vol3d.workflows.objective import AnyLoss
     from vol3d.workflows.validation import HeldOut
 
-REESTIMATION_BATCHES = 40
 _TIMED_STEPS, _TIMED_SECONDS, _TIMED_SHARE = 5, 4.0, 0.02
 _VALIDATION_SHARE = 0.2  # of a time budget, at most
 _FEW = 50

@@ -42,7 +42,7 @@ def plan_lines(plan: Plan) -> list[str]:
         f"parameters: {parameter_count(network):,} in all; {paper_parameter_count(network):,} "
         f"without normalization layers, as the paper counts",
         f"margin: {_times(geometry.margin)}; total stride: {_times(geometry.total_stride)}{margin}",
-        f"tile in → out: {_times(plan.patch)} → {_times(plan.output)}, batch of {plan.batch_size}",
+        f"patch in → out: {_times(plan.patch)} → {_times(plan.output)}, batch of {plan.batch_size}",
         f"arithmetic: {flops(network, plan.patch) / 1e9:.1f} GFLOP forward per patch",
         f"memory: {_memory(plan)}",
         f"time: {length} ({seconds:.2g} s per iteration, "

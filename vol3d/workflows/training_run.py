@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vol3d import io, report
+from vol3d import report
 from vol3d.baselines.pixel_classifier import PixelClassifier
 from vol3d.baselines.reduced import Enlarged
 from vol3d.bundle import ModelBundle
@@ -19,19 +18,18 @@ from vol3d.networks import build, parameter_count, reestimate
 from vol3d.training import (
     FitResult,
     FitSettings,
-    PatchSource,
     Stage,
     TrainingState,
     fit,
     load_checkpoint,
-    read_encoder_weights,
     save_checkpoint,
 )
 from vol3d.transforms import Preprocessing
 from vol3d.volume import SparseLabels
 from vol3d.workflows.baselines import BaselineScore, score_baseline, score_interpolation
-from vol3d.workflows.batch_statistics import reestimates
-from vol3d.workflows.budget import REESTIMATION_BATCHES, Budget
+from vol3d.workflows.batch_statistics import REESTIMATION_BATCHES, first_inputs, reestimates
+from vol3d.workflows.budget import Budget
+from vol3d.workflows.bundling import bundle_of
 from vol3d.workflows.case import Case
 from vol3d.workflows.continuing import Earlier, keep_start, tell_what_is_new, write_painted
 from vol3d.workflows.cutting import choose_cutting
@@ -43,7 +41,7 @@ from vol3d.workflows.models import MODEL_FILE
 from vol3d.workflows.objective import make_loss
 from vol3d.workflows.patches import PatchCutter, patch_dataset
 from vol3d.workflows.pixel_channels import Guided, PixelChannels, guide
-from vol3d.workflows.plan import Plan, without_files
+from vol3d.workflows.plan import Plan
 from vol3d.workflows.preview import training_preview
 from vol3d.workflows.processes import agree, open_fabric
 from vol3d.workflows.run import Interrupt, Run, RunOutput, provenance
@@ -52,7 +50,8 @@ from vol3d.workflows.scores import Score
 from vol3d.workflows.splits import looked_at, split_cases
 from vol3d.workflows.stage_end import StageEnd
 from vol3d.workflows.stages import fit_settings, make_stages
-from vol3d.workflows.training_range import training_range
+from vol3d.workflows.trained_encoder import KEY as ENCODER
+from vol3d.workflows.trained_encoder import take_encoder
 from vol3d.workflows.validation import HeldOut
 
 _SEEN_BEFORE = "the model that this run began with had learned from those painted before"
@@ -106,7 +105,8 @@ class TrainingRun:
         self.loss = make_loss(plan.config.loss, meaning, self.known, self.network)
         self.fresh = run.length is None
         if self.fresh and earlier is None:
-            self._take_encoder(self.network)  # the last that may be refused: from here on an old run is gone
+            found = take_encoder(self.network, plan, tell)  # the last that may be refused: then an old run goes
+            self.run.record |= found
         self.run.begin(plan, meaning, self.splits, leads=self.fabric.is_global_zero)
         self._keep_start()
         self.preview = LivePreview(run.folder, cases[0], self.table, plan, budget.started, tell)
@@ -173,7 +173,7 @@ class TrainingRun:
             self.earlier.begin(network)
             self.run.record |= tell_what_is_new(self.earlier, self.cases, self.meaning, self.plan, self.tell)
         elif state is None and not self.fresh:
-            self._take_encoder(network)
+            self.run.record |= take_encoder(network, self.plan, self.tell)
         length = self.run.length or agree(
             self.budget.length(network, self.patches, loss, self._settings(1), self.fabric, self.held, self.tell),
             self.fabric,
@@ -241,31 +241,25 @@ class TrainingRun:
         """With the best weights, before held-out labels are learned from."""
         if self.reestimates:
             network.to(self.plan.device.name)
-            reestimate(network, self._images(self.patches, REESTIMATION_BATCHES))
+            reestimate(network, first_inputs(self.patches, self.plan, REESTIMATION_BATCHES))
         self.run.record |= self.end.measure(network)
 
     def _finish(self, network: torch.nn.Module, result: FitResult, stages: list[Stage]) -> TrainResult:
         network.load_state_dict(result.weights)
         network.to(self.plan.device.name)
         if self.reestimates:
-            reestimate(network, self._images(stages[-1].dataset, result.state.iteration))
+            reestimate(network, first_inputs(stages[-1].dataset, self.plan, result.state.iteration))
         self.end.shift(network)
-        bundle = ModelBundle(
-            network=without_files(self.plan.network),
-            in_channels=self.plan.channels,
-            weights={name: value.detach().cpu() for name, value in network.state_dict().items()},
-            preprocessing=self.preprocessing.to_json(),
-            labels=self.table,
-            statistics="current" if self.plan.config.training.batch_statistics == "current" else "running",
-            training_range=training_range(self.cases)
-            | {"channel": self.plan.config.data.channel, "patch": list(self.plan.patch)},
-            provenance=provenance(self.cases, result.state.iteration)
-            | {"logit_offsets": self.end.offsets}
-            | self._encoder_hash(),
+        bundle = bundle_of(
+            network,
+            self.plan,
+            self.cases,
+            preprocessing=self.preprocessing,
+            table=self.table,
             task=self.spec,
-            temperature=self.end.temperature,
-            classifier=self._classifier(stages) if self.end.pool_weight else None,
-            pool_weight=self.end.pool_weight,
+            end=self.end,
+            classifier=self._classifier(stages),
+            provenance=provenance(self.cases, result.state.iteration) | self._encoder_hash(),
         )
         write_painted(self.run.folder, self.cases)
         self.run.record["logit_offsets"] = self.end.offsets
@@ -308,27 +302,8 @@ class TrainingRun:
             )
         return before
 
-    def _take_encoder(self, network: torch.nn.Module) -> None:
-        """Begin with the weights of a trained encoder, where the configuration names some."""
-        file = getattr(self.plan.network, "encoder_weights", None)
-        if file is not None:
-            from vol3d.networks import load_encoder_weights  # and with it MONAI, which takes seconds
-
-            self.tell.note(load_encoder_weights(network, read_encoder_weights(file)))
-            self.run.record["encoder_weights_sha256"] = io.sha256(file)
-
     def _encoder_hash(self) -> dict[str, str]:
-        key = "encoder_weights_sha256"
-        return {key: self.run.record[key]} if key in self.run.record else {}
-
-    def _images(self, dataset: PatchSource, iterations: int) -> Iterator[torch.Tensor]:
-        """Inputs for the statistics of BatchNorm: the first samples of what the last stage learned from."""
-        count = min(REESTIMATION_BATCHES, max(1, iterations))
-        size = self.plan.batch_size
-        device = self.plan.device.name
-        return (
-            torch.stack([dataset[i]["image"] for i in range(b * size, (b + 1) * size)]).to(device) for b in range(count)
-        )
+        return {ENCODER: self.run.record[ENCODER]} if ENCODER in self.run.record else {}
 
     def _classifier(self, stages: list[Stage]) -> PixelClassifier | None:
         """The pixel classifier that has learned from the same labels as the network."""
