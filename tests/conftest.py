@@ -28,6 +28,22 @@ def single_threaded():
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(scope="module")
+def blank_pictures():
+    """Pictures are put together but not rendered, which takes a third of a second each; others look at them."""
+    from vol3d.io import atomic
+    from vol3d.report import figure
+
+    def save(_drawing, path):
+        with atomic.replace(path) as temporary:
+            temporary.write_bytes(b"\x89PNG\r\n\x1a\n")
+        return Path(path)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(figure, "save_png", save)
+        yield
+
+
 @pytest.fixture
 def known_seed():
     """torch's global generator from seed 0, for dropout; as it was afterwards."""

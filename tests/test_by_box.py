@@ -25,6 +25,8 @@ from vol3d.workflows.listener import Quiet
 from vol3d.workflows.patches import PatchCutter, TrainingCase
 from vol3d.workflows.preview import predicted_voxels
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 SHAPE = (40, 30, 26)
 TURNED = Affine(Affine.from_spacing((1.0, 1.2, 1.5)).matrix[:, [2, 0, 1, 3]] @ np.diag([-1.0, 1.0, -1.0, 1.0]))
 WILD = AugmentConfig(

@@ -453,7 +453,7 @@ def test_csv_quotes_what_needs_it(tmp_path):
 
 def test_box_plots_of_odd_data(tmp_path):
     rng = np.random.default_rng(0)
-    many = tuple((f"class {n} with a long name $x_1$ 中", tuple(rng.random(4))) for n in range(40))
+    many = tuple((f"class {n} with a long name $x_1$ 中", tuple(rng.random(4))) for n in range(25))
     odd = (
         ("none", ()),
         ("one", (0.5,)),
@@ -466,7 +466,8 @@ def test_box_plots_of_odd_data(tmp_path):
         path = boxplot_png(tmp_path / f"{name}.png", panels, title="a title $ " * 30)
         with Image.open(path) as picture:
             assert picture.size[0] <= 2400
-            assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 10
+            colors = np.asarray(picture.convert("RGB"), dtype=np.uint32) @ np.array([65536, 256, 1], dtype=np.uint32)
+            assert len(np.unique(colors)) > 10
 
 
 def test_box_plots_show_every_case_and_not_only_boxes(tmp_path):

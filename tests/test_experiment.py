@@ -21,7 +21,6 @@ from vol3d.cli.main import main
 from vol3d.config import parse_config
 from vol3d.errors import ConfigError, FileFormatError, TrainingError
 from vol3d.report.experiment_rows import ExperimentRow, RowsFile
-from vol3d.report.learning_curve import MEAN, Curve, CurvePoint, learning_curve_png
 from vol3d.volume import Affine, LabelTable, Volume
 from vol3d.workflows import experiment_run
 from vol3d.workflows.experiment import run_experiment
@@ -41,7 +40,7 @@ from vol3d.workflows.experiment_splits import (
     sparse_set,
 )
 
-pytestmark = pytest.mark.usefixtures("single_threaded")
+pytestmark = pytest.mark.usefixtures("single_threaded", "blank_pictures")
 
 SHAPE = (7, 6, 5)
 PLANES = st.integers(0, 2).flatmap(lambda axis: st.tuples(st.just(axis), st.integers(0, SHAPE[axis] - 1)))
@@ -512,6 +511,7 @@ def test_an_interrupt_that_python_drops_stops_all_the_same(tmp_path, monkeypatch
 def test_planned_networks_with_and_without_batchnorm_differ_in_nothing_else(tmp_path):
     images, labels = volumes()
     changes = {"network": {"plan": "unet", "width": 2}, "labels": {"unlabeled": UNLABELED}}
+    changes["pixel_classifier"] = {"use": "no"}
     run_experiment(
         Choices("batchnorm", folds=2, seeds=1),
         images,
@@ -583,18 +583,6 @@ def test_results_are_read_as_they_were_written(tmp_path):
     path.write_text(path.read_text() + "one,cell\n")
     with pytest.raises(FileFormatError, match="line 4: expected 18 cells, found 2"):
         RowsFile(path, [0, 7])
-
-
-def test_learning_curves_are_drawn(tmp_path):
-    points = tuple(
-        CurvePoint(n, n / 40, {"a": (0.5, 0.6), "b": (math.nan,), MEAN: (n / 10, n / 10 + 0.05)}) for n in (3, 5, 9)
-    )
-    path = learning_curve_png(tmp_path / "c.png", [Curve("3-D", points), Curve("2-D", points[:1])], title="curves")
-    from matplotlib.image import imread
-
-    high, wide, _ = imread(path).shape
-    assert high > wide > 1000
-    assert imread(path).std() > 0.05
 
 
 # --- the command line -------------------------------------------------------------------------------------------------

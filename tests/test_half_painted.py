@@ -30,10 +30,13 @@ from vol3d.workflows.continuing import PAINTED_FILE
 from vol3d.workflows.live_preview import PREVIEW_FILE
 from vol3d.workflows.pixel_channels import guide, prepare, wants_classifier
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 SMALL = {
     "network": {"plan": "unet", "width": 4},
     "sampling": {"patch_size": [16, 16, 16], "batch_size": 1},
     "training": {"iterations": 10, "validations": 2, "learning_rate": 0.01},
+    "pixel_classifier": {"steps": 40},
 }
 TURNED = Affine.from_spacing((1.0, 1.0, 1.0)).matrix @ np.diag([-1.0, -1.0, 1.0, 1.0])
 GROUPED = np.arange(20_000) % GROUPS  # voxels that are independent of each other

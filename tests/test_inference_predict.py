@@ -362,9 +362,10 @@ NEWER = [
 ]
 
 
-@pytest.mark.parametrize(
-    "chosen", ["pass", "cudnn.allow_tf32 = False", "torch.set_float32_matmul_precision('medium')", *NEWER]
-)
+OLDER = ["cudnn.allow_tf32 = False", "torch.set_float32_matmul_precision('medium')"]
+
+
+@pytest.mark.parametrize("chosen", ["pass", *(pytest.param(one, marks=pytest.mark.slow) for one in [*OLDER, *NEWER])])
 def test_float32_is_not_tf32_meanwhile(chosen):
     if chosen in NEWER and not hasattr(torch.backends.cudnn, "conv"):
         pytest.skip("this PyTorch has no such setting")

@@ -39,7 +39,7 @@ shapes = st.tuples(st.integers(1, 6), st.integers(1, 6), st.integers(1, 6))
 highest = st.one_of(st.integers(0, 300), st.integers(65_000, 66_000), st.integers(2**32 - 2, 2**32), st.just(2**64 - 1))
 
 
-@settings(MANY, max_examples=600)
+@settings(MANY, max_examples=300)
 @given(suffix=st.sampled_from(SUFFIXES), affine=affines(), shape=shapes, top=highest, seed=st.integers(0, 999))
 def test_labels_come_back_exactly_on_the_same_grid(tmp_path, suffix, affine, shape, top, seed):
     codes = np.random.default_rng(seed).integers(0, top, shape, dtype=np.uint64, endpoint=True)

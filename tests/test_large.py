@@ -31,11 +31,13 @@ from vol3d.transforms.crop import crop_read
 from vol3d.volume import Affine, Box, Volume
 from vol3d.workflows.at_once import array_bytes, stored_bytes
 from vol3d.workflows.device import Device
-from vol3d.workflows.forecast import _classifying, _classifying_in_parts, _noise, forecast
+from vol3d.workflows.forecast import _classifying, _classifying_in_parts, _later_seconds, _noise, forecast
 from vol3d.workflows.large import gathered_bytes, held_bytes, is_too_large, obstacle, plan_in_parts, predict_large
 from vol3d.workflows.listener import Quiet
 from vol3d.workflows.outputs import PredictOptions
 from vol3d.workflows.tiling import PROGRAM_BYTES, gb_for_tiles
+
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 TILED = PredictOptions(tile=(16, 16, 16))
 FLIPPED = Affine(Affine.from_spacing((1.0, 1.2, 1.5)).matrix @ np.diag([-1.0, 1.0, -1.0, 1.0]))
@@ -49,6 +51,12 @@ def model(tmp_path_factory):
     result = vol3d.train(image, painted(classes), unlabeled=UNLABELED, config=TINY, output=run)
     assert result.bundle.classifier is None
     return run / "model.safetensors", result.bundle
+
+
+@pytest.fixture(autouse=True)
+def tiles_timed_once(monkeypatch):
+    """Forecasts are made, not awaited."""
+    monkeypatch.setattr("vol3d.workflows.forecast._TIMED_SECONDS", (0.0, 0.0))
 
 
 def write_scan(path, affine=None, dtype="float32", shape=(46, 38, 34)):
@@ -147,9 +155,9 @@ def require_alike(found, expected):
     ("dtype", "affine", "tta"),
     [
         ("float32", None, False),
-        ("uint8", None, False),
-        ("float32", FLIPPED, False),
-        ("uint8", FLIPPED, False),
+        pytest.param("uint8", None, False, marks=pytest.mark.slow),
+        pytest.param("float32", FLIPPED, False, marks=pytest.mark.slow),
+        pytest.param("uint8", FLIPPED, False, marks=pytest.mark.slow),
         ("uint8", FLIPPED, True),
     ],
 )
@@ -536,6 +544,15 @@ def test_prediction_in_parts_plans_as_the_dry_run_does(model, tmp_path, monkeypa
     predict_large(scan, bundle, output, choice, Quiet())
     assert len(held) == 2, "chunks were kept"
     assert told[0] == told[1]
+
+
+@pytest.mark.parametrize(("others", "runs"), [(10, 2), (200, 4), (1000, 20), (10**6, 20)])
+def test_the_more_is_to_come_the_longer_a_tile_is_timed(others, runs, monkeypatch):
+    taken = []
+    monkeypatch.setattr("vol3d.workflows.forecast._TIMED_SECONDS", (1.0, 10.0))
+    monkeypatch.setattr("vol3d.workflows.forecast._seconds", lambda run: taken.append(run()) or 0.5)
+    assert _later_seconds(lambda: None, others) == 0.5
+    assert len(taken) == runs
 
 
 def test_a_forecast_counts_the_classifier_and_the_new_grid(tmp_path, monkeypatch):

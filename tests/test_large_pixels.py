@@ -21,6 +21,8 @@ from vol3d.workflows.large import is_too_large, predict_large
 from vol3d.workflows.large_pixels import largest_part, parts_of, piece_bytes, with_channels
 from vol3d.workflows.outputs import PredictOptions
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 SHAPE = (90, 70, 66)
 TILED = PredictOptions(tile=(32, 32, 32), preview=False)
 FLIPPED = Affine(Affine.from_spacing((1.0, 1.2, 1.5)).matrix @ np.diag([-1.0, 1.0, -1.0, 1.0]))
@@ -38,8 +40,9 @@ def drawn_classifier(classes=3):
     return made.eval().requires_grad_(False)
 
 
-@pytest.mark.parametrize("spacing_mm", [(1.0, 1.0, 1.0), (0.5, 0.5, 2.0)])
-@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize(
+    ("classes", "spacing_mm"), [(2, (0.5, 0.5, 2.0)), pytest.param(3, (1.0, 1.0, 1.0), marks=pytest.mark.slow)]
+)
 def test_a_classifier_says_in_parts_what_it_says_at_once(spacing_mm, classes):
     classifier = drawn_classifier(classes)
     image = torch.from_numpy(np.random.default_rng(0).normal(size=(1, *SHAPE)).astype(np.float32))

@@ -49,12 +49,20 @@ SLOW = (
     "BasicUNetPlusPlus",
     "BasicUNetPlusPlus deep",
     "FlexibleUNet",
+    "HighResNet",
+    "MedNeXt deep",
     "MedNeXtS",
+    "SegResNetDS one",
     "SwinUNETR",
     "VNet",
 )  # in 2-D, and in 3-D, where one test has them
 everything = pytest.mark.parametrize(
-    ("name", "dimensions"), [pytest.param(name, d, id=f"{name} {d}-D") for name in SMALL for d in (2, 3)]
+    ("name", "dimensions"),
+    [
+        pytest.param(name, d, id=f"{name} {d}-D", marks=[pytest.mark.slow] if d == 3 and name in SLOW else [])
+        for name in SMALL
+        for d in (2, 3)
+    ],
 )
 family = pytest.mark.parametrize(
     ("name", "dimensions"),

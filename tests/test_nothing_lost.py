@@ -29,7 +29,7 @@ GRID = Affine.from_spacing((1, 1, 1))
 NOISE = np.random.default_rng(0).random((1, *SHAPE), dtype=np.float32)
 CODES = (NOISE[0] > 0.5).astype(np.uint8)
 QUICK = TINY | {"pixel_classifier": {"use": "no"}}
-pytestmark = pytest.mark.usefixtures("single_threaded")
+pytestmark = pytest.mark.usefixtures("single_threaded", "blank_pictures")
 
 
 def volume(array: np.ndarray, name: str = "labels", names: dict[str, str] | None = None) -> Volume:

@@ -33,6 +33,8 @@ from vol3d.workflows.listener import Quiet
 from vol3d.workflows.partial import is_file, short_name
 from vol3d.workflows.patches import PatchCutter, TrainingCase
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 AFFINE = Affine.from_spacing((1, 1, 1))
 SEEDS = st.integers(0, 2**31 - 1)
 SETS = ((0, 1, 2), (1, 3))
@@ -534,6 +536,7 @@ def test_train_learns_from_files_that_lack_a_class(tmp_path) -> None:
                 io.write_labels(paths[kind][-1], write, scan, names=None)
     labels = {"unlabeled": [255], "one_of": {250: [0, 1]}, "not_painted": {"b_label": [2]}}
     config = TINY | {"labels": labels, "loss": {"dice": 0.5, "focal": 0.5, "border": 5.0}}
+    config["training"] = TINY["training"] | {"iterations": 4, "validations": 1}
     run = vol3d.train(paths["image"], paths["label"], config=config, output=tmp_path / "run", seed=1)
     assert run.bundle.labels.codes.tolist() == [0, 1, 2]
     assert run.score is not None

@@ -19,6 +19,8 @@ from vol3d.workflows.case import Case
 from vol3d.workflows.combination import GROUPS, combination
 from vol3d.workflows.pixel_channels import guide
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 UNIT = Affine.from_spacing((1.0, 1.0, 1.0))
 
 

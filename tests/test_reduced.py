@@ -33,6 +33,8 @@ from vol3d.workflows.planned import Grid
 from vol3d.workflows.reduction import reduction_for
 from vol3d.workflows.train import _as_it_was
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 FACTORS = (2, 3, 1)
 SHAPE = (9, 10, 5)
 UNIT = Affine.from_spacing((1.0, 1.0, 1.0))

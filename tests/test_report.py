@@ -31,6 +31,7 @@ from vol3d.report import (
 from vol3d.report import figure as paper
 from vol3d.report.curves import smooth
 from vol3d.report.layout import lay_out, length_text, nice_length
+from vol3d.report.learning_curve import MEAN, Curve, CurvePoint, learning_curve_png
 from vol3d.report.metrics import COLUMNS
 from vol3d.report.overlay import paint_classes, to_gray, zoom
 from vol3d.report.planes import interesting_voxel, planes_through
@@ -483,3 +484,15 @@ def test_tensorboard_only_where_it_is_installed(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
     monkeypatch.setattr("vol3d.report.board.util.find_spec", lambda name: name == "tensorboard")
     assert open_tensorboard(tmp_path) == ("writer", str(tmp_path))
+
+
+def test_learning_curves_are_drawn(tmp_path):
+    points = tuple(
+        CurvePoint(n, n / 40, {"a": (0.5, 0.6), "b": (math.nan,), MEAN: (n / 10, n / 10 + 0.05)}) for n in (3, 5, 9)
+    )
+    path = learning_curve_png(tmp_path / "c.png", [Curve("3-D", points), Curve("2-D", points[:1])], title="curves")
+    from matplotlib.image import imread
+
+    high, wide, _ = imread(path).shape
+    assert high > wide > 1000
+    assert imread(path).std() > 0.05

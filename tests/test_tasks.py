@@ -29,8 +29,11 @@ from vol3d.workflows.planned import SizedNetwork, small_network
 from vol3d.workflows.targets import decide_targets
 from vol3d.workflows.tiling import tile_plans, trained_patch
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 NOTHING = 65535
 CPU = Device("cpu", "float32")
+ALONE = TINY | {"pixel_classifier": {"use": "no"}}
 
 
 def numbered(shape=(30, 28, 26)):
@@ -61,7 +64,7 @@ def longer(iterations, **changes):
 
 def test_instances_from_sparse_slices(tmp_path):
     image, numbers = numbered()
-    config = longer(150, task="instances", network={"encoder": [[8, 8], [16, 16]]})
+    config = longer(100, task="instances", network={"encoder": [[8, 8], [16, 16]]})
     run = vol3d.train(image, sparse(numbers, NOTHING), unlabeled=NOTHING, config=config, output=tmp_path / "run")
     bundle = vol3d.load_model(run.run)
     assert bundle.task.kind == "instances"
@@ -92,7 +95,7 @@ def test_panoptic_classes_and_numbers_in_one_map(tmp_path):
     codes = np.where(numbers > 0, np.where(numbers % 2 == 0, 2, 1), 0)
     image = image + (codes == 2) * 3
     encoded = (codes * 1000 + numbers).astype(np.uint32)
-    config = longer(120, task="panoptic", network={"encoder": [[8, 8], [16, 16]]})
+    config = longer(80, task="panoptic", network={"encoder": [[8, 8], [16, 16]]})
     run = vol3d.train(image, sparse(encoded, 99), unlabeled=99, config=config, output=tmp_path / "run")
     assert run.bundle.labels.names == (
         "background",
@@ -257,7 +260,7 @@ def unless_quick(kind, dimensions):
 def test_every_kind_trains_saves_and_predicts(kind, dimensions, tmp_path):
     image, classes = balls()
     network = {"plan": kind, "width": 4} if isinstance(kind, str) else dict(kind)
-    config = TINY | {
+    config = ALONE | {
         "network": network | {"dimensions": dimensions},
         "sampling": {"patch_size": [32] * dimensions, "batch_size": 2},
         "training": TINY["training"] | {"iterations": 2},
@@ -282,7 +285,8 @@ def test_a_unet_plus_plus_is_pruned_when_it_predicts(tmp_path):
 
 def test_dropout_does_not_make_a_run_irreproducible(tmp_path):
     image, classes = balls()
-    config = TINY | {"network": {"plan": "fcn", "width": 2, "dimensions": 2}, "sampling": {"patch_size": [32, 32]}}
+    config = ALONE | {"network": {"plan": "fcn", "width": 2, "dimensions": 2}, "sampling": {"patch_size": [32, 32]}}
+    config["training"] = TINY["training"] | {"iterations": 4, "validations": 1}
     runs = [
         vol3d.train(image, painted(classes), unlabeled=UNLABELED, config=config, output=tmp_path / n, seed=3)
         for n in ("a", "b")
