@@ -7,6 +7,7 @@ import yaml
 
 from vol3d import io
 from vol3d.bundle import ModelBundle
+from vol3d.config import TaskSpec
 from vol3d.transforms import Preprocessing
 from vol3d.volume import Affine, LabelTable, Volume
 
@@ -40,7 +41,7 @@ def painted(classes, count=3):
     return sparse
 
 
-def drawn_bundle(network, weights, codes=(0, 1), patch=None) -> ModelBundle:
+def drawn_bundle(network, weights, codes=(0, 1), patch=None, planes=()) -> ModelBundle:
     """A model that nobody trained, for one channel of 1 mm with intensities from -9 to 9. weights: of its network."""
     return ModelBundle(
         network=network,
@@ -57,6 +58,7 @@ def drawn_bundle(network, weights, codes=(0, 1), patch=None) -> ModelBundle:
             "patch": patch,
         },
         provenance={},
+        task=TaskSpec(planes=planes),
     )
 
 

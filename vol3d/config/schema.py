@@ -116,6 +116,12 @@ class AugmentConfig(Section):
     blur_probability: Fraction = 0.0
     bias_field_probability: Fraction = 0.0
 
+    @model_validator(mode="after")
+    def _rising(self) -> AugmentConfig:
+        if self.scale[0] > self.scale[1]:
+            raise ValueError(f"`scale`: expected the smaller number first, found {list(self.scale)}")
+        return self
+
 
 class SamplingConfig(Section):
     """What a training batch is cut from."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from vol3d.report import figure as paper
 from vol3d.report.layout import LEFT, LEGEND_LINE, Layout, Place, length_text, nice_length
 from vol3d.report.planes import Plane
-from vol3d.volume import LabelClass, LabelTable
+from vol3d.volume import LabelTable, is_background
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,16 +32,11 @@ class Entry:
         return 0.44 + _SIGN_INCHES * len(self.name)
 
 
-def is_background(entry: LabelClass) -> bool:
-    """Whether a class is left uncoloured."""
-    return entry.name.strip().casefold() == "background"
-
-
 def legend_of(table: LabelTable, shown: list[int], unlabeled: bool) -> list[Entry]:
     """Entries of the class indices in `shown` that have a name, then the unlabeled voxels."""
     classes = [table.classes[index] for index in shown if table.classes[index].name]
     entries = [
-        Entry(paper.shorten(c.name, 28), "white" if is_background(c) else tuple(v / 255 for v in c.color))
+        Entry(paper.shorten(c.name, 28), "white" if is_background(c.name) else tuple(v / 255 for v in c.color))
         for c in classes[:_MOST_ENTRIES]
     ]
     if len(classes) > _MOST_ENTRIES:

@@ -17,7 +17,7 @@ from vol3d.report import marks
 from vol3d.report.layout import Layout, lay_out
 from vol3d.report.overlay import paint_classes, to_gray, zoom
 from vol3d.report.planes import Plane, Voxel, interesting_voxel, planes_through
-from vol3d.volume import Affine, LabelTable
+from vol3d.volume import Affine, LabelTable, is_background
 
 _WINDOW = (0.5, 99.7)  # percentiles shown as black and white
 _LOOK_AT = 2_000_000  # voxels that the window is taken from
@@ -85,7 +85,7 @@ def preview_png(
         affine,
         planes,
         np.array([c.color for c in table.classes], dtype=np.uint8),
-        np.array([not marks.is_background(c) for c in table.classes]),
+        np.array([not is_background(c.name) for c in table.classes]),
     )
     drawing = paper.new_figure(layout.width, layout.height)
     marks.page_title(drawing, layout, title)

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from vol3d.metrics import ClassScore
-
-BACKGROUND = "background"
+from vol3d.volume import is_background
 
 
 @dataclass(frozen=True)
@@ -54,11 +53,7 @@ class MethodScores:
 
     def mean(self, metric: str, *, background: bool = True) -> float:
         """Mean of a metric (a field of `ClassScore`) over the classes where it is defined, nan where nowhere."""
-        values = [
-            float(vars(score)[metric])
-            for score in self.classes
-            if background or score.name.strip().casefold() != BACKGROUND
-        ]
+        values = [float(vars(score)[metric]) for score in self.classes if background or not is_background(score.name)]
         defined = [value for value in values if not math.isnan(value)]
         return math.fsum(defined) / len(defined) if defined else math.nan
 

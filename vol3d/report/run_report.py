@@ -8,7 +8,8 @@ from urllib.parse import quote
 
 from vol3d.report.layout import length_text
 from vol3d.report.markdown import code_block, duration, escape, number, signed, table
-from vol3d.report.run_facts import BACKGROUND, MethodScores, RunReport, ScanFacts
+from vol3d.report.run_facts import MethodScores, RunReport, ScanFacts
+from vol3d.volume import is_background
 
 REPORT = "report.md"
 _CLOSE = 0.005  # scores that differ by less are called alike
@@ -118,12 +119,12 @@ def _score_rows(network: MethodScores, baselines: tuple[MethodScores, ...]) -> t
         others = [number(other.classes[place].iou) for other in baselines]
         rows.append([escape(score.name), f"{score.voxels:,}", *own, *others])
     means = {"mean": True}
-    if any(score.name.strip().casefold() == BACKGROUND for score in network.classes) and len(network.classes) > 1:
+    if any(is_background(score.name) for score in network.classes) and len(network.classes) > 1:
         means["mean without background"] = False
     for name, background in means.items():
         own = [number(network.mean(key, background=background)) for key in metrics.values()]
         others = [number(other.mean("iou", background=background)) for other in baselines]
-        chosen = [s.voxels for s in network.classes if background or s.name.strip().casefold() != BACKGROUND]
+        chosen = [s.voxels for s in network.classes if background or not is_background(s.name)]
         rows.append([f"**{cell}**" for cell in (name, f"{sum(chosen):,}", *own, *others)])
     return head, rows
 

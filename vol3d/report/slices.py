@@ -15,7 +15,7 @@ from vol3d.report import figure as paper
 from vol3d.report import marks
 from vol3d.report.overlay import paint_classes, to_gray, zoom
 from vol3d.report.planes import Plane, planes_through
-from vol3d.volume import Affine, LabelTable
+from vol3d.volume import Affine, LabelTable, is_background
 
 _NAMES = ("scan", "drawn", "predicted", "errors")
 _KINDS = (
@@ -94,7 +94,7 @@ def slice_png(  # noqa: PLR0913, PLR0917 RUF100  a picture and all that is in it
     over = max(1, min(12, round(page.wide * paper.DPI / gray.shape[1])))
     big, mask = zoom(gray, down, over), zoom(known, down, over)
     colors = np.array([c.color for c in table.classes], dtype=np.uint8)
-    filled = np.array([not marks.is_background(c) for c in table.classes])
+    filled = np.array([not is_background(c.name) for c in table.classes])
     line = 2 if min(down, over) >= 3 else 1
     pictures = [
         big,
@@ -152,7 +152,7 @@ def _gray(channels: NDArray[Any]) -> NDArray[np.float32]:
 
 def _kinds(truth: NDArray[Any], answer: NDArray[Any], table: LabelTable) -> NDArray[np.uint8]:
     """Which of `_KINDS` every voxel is."""
-    nothing = np.array([marks.is_background(c) for c in table.classes])
+    nothing = np.array([is_background(c.name) for c in table.classes])
     wrong = truth != answer
     kinds = np.where(nothing[answer], 1, np.where(nothing[truth], 2, 3))
     return np.where(wrong, kinds, 0).astype(np.uint8)

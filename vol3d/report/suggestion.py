@@ -14,7 +14,7 @@ from vol3d.report import figure as paper
 from vol3d.report import marks
 from vol3d.report.overlay import paint_classes, to_gray, zoom
 from vol3d.report.planes import Plane, planes_through
-from vol3d.volume import Affine, LabelTable
+from vol3d.volume import Affine, LabelTable, is_background
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -125,7 +125,7 @@ def _pictures(
         grays.append(to_gray(channel, float(low), float(high)))
     gray = zoom(np.stack([np.mean(grays, axis=0)] * 3, axis=-1), down, over)
     colors = np.array([c.color for c in table.classes], dtype=np.uint8)
-    filled = np.array([not marks.is_background(c) for c in table.classes])
+    filled = np.array([not is_background(c.name) for c in table.classes])
     line = 2 if min(down, over) >= 3 else 1
     tinted = paint_classes(gray, zoom(classes, down, over), None, colors, filled, line=line)
     return [gray, tinted, zoom(plane.cut(entropy, affine), down, over)]

@@ -65,6 +65,16 @@ class DrawnPatch:
             raise ConfigError(f"expected a drawn patch as to_json writes it, found {str(value)[:200]}") from error
 
 
+def _require_one_grid(arrays: Sequence[Array]) -> None:
+    first = arrays[0]
+    for array in arrays:
+        if array.ndim != 4 or array.shape[1:] != first.shape[1:]:
+            raise GeometryError(
+                f"expected arrays (channels, x, y, z) on one grid, found {tuple(first.shape)} and "
+                f"{tuple(array.shape)}; add the channel axis with EnsureChannelFirst, resample onto one grid"
+            )
+
+
 class RandSparsePatch(Randomizable, Transform):
     """A random patch around a labeled voxel, rotated, scaled and deformed, resampled once; arrays in, tensors out.
 
@@ -101,6 +111,7 @@ class RandSparsePatch(Randomizable, Transform):
 
         Raises `LabelError` where no voxel is labeled.
         """
+        _require_one_grid([data, *(array for array in (label, mask) if array is not None)])
         rng = np.random.default_rng(int(self.R.randint(2**32, dtype=np.uint64)))
         shape = tuple(int(n) for n in data.shape[1:])
         voxel = self._labeled_voxel(rng, shape, label, mask)
@@ -137,12 +148,7 @@ class RandSparsePatch(Randomizable, Transform):
         """
         arrays = [*images, *labels]
         first = arrays[0]
-        for array in arrays:
-            if array.ndim != 4 or array.shape[1:] != first.shape[1:]:
-                raise GeometryError(
-                    f"expected arrays (channels, x, y, z) on one grid, found {tuple(first.shape)} and "
-                    f"{tuple(array.shape)}; add the channel axis with EnsureChannelFirst, resample onto one grid"
-                )
+        _require_one_grid(arrays)
         spacing = spacing_of(first)
         placement = place(drawn.params, self.size, spacing, drawn.anchor_patch, drawn.anchor_volume)
         step = np.eye(4)

@@ -3,7 +3,7 @@
 from vol3d.volume.affine import Affine, Orientation
 from vol3d.volume.box import Box
 from vol3d.volume.codes import replaced, value_counts
-from vol3d.volume.labels import LabelClass, LabelTable, SparseLabels, default_color
+from vol3d.volume.labels import LabelClass, LabelTable, SparseLabels, default_color, is_background
 from vol3d.volume.slab import Slab
 from vol3d.volume.volume import StoredForms, Volume
 
@@ -18,6 +18,7 @@ __all__ = [
     "StoredForms",
     "Volume",
     "default_color",
+    "is_background",
     "replaced",
     "value_counts",
 ]

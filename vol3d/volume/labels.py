@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +17,11 @@ from vol3d.volume.codes import replaced, value_counts
 _BACKGROUND = "background"
 _GREY = (64, 64, 64)
 _LARGEST_CODE = 2**32 - 1
+
+
+def is_background(name: str) -> bool:
+    """Whether a class of this name is background, in small letters or not."""
+    return name.strip().casefold() == _BACKGROUND
 
 
 @dataclass(frozen=True)
@@ -54,13 +60,16 @@ class LabelTable:
     ) -> LabelTable:
         """A table of `codes` in ascending order with default colours. names: code → class name.
 
-        Without a name, code 0 is `background`. Background is dark grey.
+        Without a name, code 0 is `background`. Background is dark grey. Where several have one name, their codes tell
+        them apart.
         """
         known = {0: _BACKGROUND} | (names or {})
-        named = [(code, known.get(code, f"class {code}")) for code in sorted(codes)]
+        given = [(code, known.get(code, f"class {code}")) for code in sorted(codes)]
+        often = Counter(name for _, name in given)
+        named = [(code, f"{name} ({code})" if often[name] > 1 else name) for code, name in given]
         return cls(
             tuple(
-                LabelClass(code, name, _GREY if name == _BACKGROUND else default_color(i))
+                LabelClass(code, name, _GREY if is_background(name) else default_color(i))
                 for i, (code, name) in enumerate(named)
             ),
             unlabeled,
@@ -73,6 +82,11 @@ class LabelTable:
     def codes(self) -> NDArray[np.int64]:
         """Code of every class index; int64 (K,)."""
         return np.array([c.code for c in self.classes], dtype=np.int64)
+
+    @property
+    def background(self) -> int | None:
+        """Index of the class that is called background; None where none is."""
+        return next((index for index, one in enumerate(self.classes) if is_background(one.name)), None)
 
     @property
     def names(self) -> tuple[str, ...]:

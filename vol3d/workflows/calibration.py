@@ -32,9 +32,10 @@ class Calibration:
     """What came of it.
 
     temperature: to be stored in the model, fitted to all voxels that were looked at. before: with temperature 1, the
-    network as it is. prior_share: how much of the class weights of the loss is taken back from its logits, 0 … 1.
-    Weights make a network see a rare class where it only may be, which is good for learning and moves borders outwards.
-    pool_weight: how much a pixel classifier counts beside it, see `LogPool`. `combination` chose both.
+    network as it is. untempered: with temperature 1, the network combined and shifted; None: as before.
+    prior_share: how much of the class weights of the loss is taken back from its logits, 0 … 1. Weights make a network
+    see a rare class where it only may be, which is good for learning and moves borders outwards. pool_weight: how much
+    a pixel classifier counts beside it, see `LogPool`. `combination` chose both.
     after: every half of the voxels with the temperature of the other half, so that none is judged by what was fitted to
     it. halves: these two temperatures; None where the labels could not be halved, and `temperature` then is 1.
     """
@@ -45,11 +46,13 @@ class Calibration:
     halves: tuple[float, float] | None
     prior_share: float = 0.0
     pool_weight: float = 0.0
+    untempered: Reliability | None = None
 
     @property
     def helps(self) -> bool:
         """Whether the other half's temperature made held-out probabilities better (likelihood)."""
-        return self.after.negative_log_likelihood < self.before.negative_log_likelihood
+        without = self.before if self.untempered is None else self.untempered
+        return self.after.negative_log_likelihood < without.negative_log_likelihood
 
     @property
     def stored(self) -> float:
@@ -81,6 +84,7 @@ class Calibration:
             "halves": None if self.halves is None else list(self.halves),
             "prior_share": self.prior_share,
             "pool_weight": self.pool_weight,
+            "untempered": None if self.untempered is None else self.untempered.to_json(),
         }
 
     @classmethod
@@ -95,6 +99,7 @@ class Calibration:
                 None if halves is None else (float(halves[0]), float(halves[1])),
                 float(value.get("prior_share", 0.0)),
                 float(value.get("pool_weight", 0.0)),
+                None if value.get("untempered") is None else Reliability.from_json(value["untempered"]),
             )
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise LabelError(f"expected a calibration as it was written down, found {str(value)[:100]}") from error
@@ -155,7 +160,7 @@ def calibrate(
     if not share and not weight:
         return found
     before = Reliability.of(tempered(logits, 1.0), classes)
-    return replace(found, before=before, prior_share=share, pool_weight=weight)
+    return replace(found, before=before, untempered=found.before, prior_share=share, pool_weight=weight)
 
 
 def cross_fitted(logits: NDArray[Any], classes: NDArray[Any], half: NDArray[np.bool_]) -> Calibration:

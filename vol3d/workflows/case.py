@@ -44,6 +44,12 @@ class Case:
         return f"{'xyz'[stored]}={length - 1 - at if self.scan['flips'][axis] else at}"
 
     @property
+    def as_stored(self) -> bool:
+        """Whether planes are counted as in the file: axes in its order, none turned round, nothing resampled."""
+        same_order = tuple(self.scan["order"]) == (0, 1, 2) and not any(self.scan["flips"])
+        return same_order and tuple(self.scan["shape"]) == self.shape
+
+    @property
     def channels(self) -> int:
         """C, without what a pixel classifier says."""
         return int(self.image.shape[0])

@@ -21,7 +21,7 @@ from vol3d.workflows.labels import LabelMeaning
 from vol3d.workflows.listener import Listener
 from vol3d.workflows.meaning import Meaning, find_meaning, read_truth
 from vol3d.workflows.partial import refuse_choices, require_meant, unseen_classes
-from vol3d.workflows.sources import Source, Spacing, content_hash, image_volume, weight_volume
+from vol3d.workflows.sources import Source, Spacing, content_hash, image_volume, source_name, weight_volume
 
 Image = Volume | io.FileScan | io.HeldScan
 _HELD_BYTES, _HELD_SHARE = 2e9, 1 / 8  # of one channel of all scans, as float32; of the free memory
@@ -74,6 +74,11 @@ def load(
         frame = _frame(image)
         frame.require_same_grid(labels)
         sparse = meaning.sparse(labels, _weight(files, number, frame, config, spacing_mm))
+        if sparse.weight is not None and not (sparse.weight[sparse.known] > 0).any():
+            raise LabelError(
+                f"{source_name(files.weights[number])}: every labeled voxel of {labels.name} weighs 0, so that nothing "
+                "could be learned from it. Mend the weights, or leave the case out."
+            )
         if not sparse.labeled.any():
             certain = "" if sparse.partial is None else " whose class is certain"
             listener.warn(f"{labels.name} has no labeled voxel{certain}; the case is left out")

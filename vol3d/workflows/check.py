@@ -16,7 +16,7 @@ from vol3d.volume import Volume, value_counts
 from vol3d.workflows.coverage import CodeCoverage, Painting, find_painting, unlabeled_coverage
 from vol3d.workflows.doctor import diagnose
 from vol3d.workflows.finding import AXES, SEVERITIES, Finding, Severity
-from vol3d.workflows.labels import annotated_planes, decide, explained, stored_names, unlabeled_codes
+from vol3d.workflows.labels import annotated_planes, decide, explained, marks, stored_names, unlabeled_codes
 from vol3d.workflows.meaning import find_meaning, read_truth
 from vol3d.workflows.partial import Codes, choices, refuse_choices, require_meant, say_choice
 from vol3d.workflows.sources import Source, Spacing, image_volume
@@ -172,7 +172,8 @@ def _check_classes(scan: Volume, drawn: Volume, config: LabelsConfig, problems: 
     if 0 in several:
         evidence = ZeroEvidence(f"0 is {say_choice(several[0])}, as stated")
     else:
-        stated = explained(everywhere, unlabeled, config)
+        said = tuple(code for code in unlabeled if code not in marks([drawn]))  # marks say nothing of other codes
+        stated = explained(everywhere, said, config)
         evidence = zero_evidence(drawn.array[0], painting, unlabeled, stated=stated)
     found = [Finding("problem", "refused", problem) for problem in problems]
     found += diagnose(painting, drawn, scan if fits else None, unlabeled, config)

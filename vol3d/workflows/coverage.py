@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from vol3d.config import LabelsConfig
 from vol3d.sampling.painting import Plane, across, find_planes, others
-from vol3d.volume import Volume
+from vol3d.volume import Volume, is_background
 from vol3d.workflows.finding import AXES, plane_name
 
 _MOST = 0.5
@@ -77,7 +77,7 @@ class Painting:
     @property
     def ground(self) -> int | None:
         """Index of the code that is called background, if labeled."""
-        found = [i for i, code in enumerate(self.codes) if self.names[code] == "background" and self.voxels(i)]
+        found = [i for i, code in enumerate(self.codes) if is_background(self.names[code]) and self.voxels(i)]
         return found[0] if found else None
 
     def voxels(self, index: int) -> int:

@@ -33,7 +33,7 @@ def diagnose(
 
 def _few_planes(painting: Painting) -> list[Finding]:
     """Classes whose voxels all lie in one painted plane."""
-    if len(painting.planes) == 1:
+    if len(painting.planes) == 1 and painting.shape[next(iter(painting.planes))[0]] > 1:
         return [
             Finding(
                 "warning",

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from vol3d.config import DataConfig, LabelsConfig, Task
 from vol3d.errors import ConfigError, GeometryError, LabelError
 from vol3d.metrics import Contingency, regression_scores, surface_distances
-from vol3d.volume import LabelTable, Volume
+from vol3d.volume import LabelTable, Volume, is_background
 from vol3d.workflows.evaluations import (
     Evaluation,
     RegressionEvaluation,
@@ -137,8 +137,7 @@ def _semantic(
     chosen = [volume.array[0][mask] for volume in (predicted, truth)]
     indices = [np.searchsorted(table.codes, values) for values in chosen]
     counts = Contingency.from_labels(indices[0], indices[1], None, len(table))
-    background = [i for i, c in enumerate(table.classes) if c.name == _BACKGROUND]
-    skip = background[0] if background else None
+    skip = table.background
     return Evaluation(
         tuple(counts.scores(table.names, table.codes.tolist())),
         counts.mean_iou(),
@@ -163,7 +162,7 @@ def _surfaces(
     tolerance = max(edges or spacing) if tolerance_mm is None else tolerance_mm
     found = {}
     for one in table.classes:
-        if one.name == _BACKGROUND:
+        if is_background(one.name):
             continue
         distances = surface_distances(predicted.array[0] == one.code, truth.array[0] == one.code, spacing)
         found[one.code] = SurfaceScore(

@@ -215,7 +215,6 @@ def _load(request: Request, spacing_mm: Spacing, tell: Listener) -> Material:
     meaning = cast(LabelMeaning, find_meaning(truths, config))  # of the task semantic
     require_meant([truth.name for truth in truths], config.labels)
     names = _names(files.images)
-    background = [index for index, name in enumerate(meaning.table.names) if name == "background"]
     images: list[Volume] = []
     drawn: list[SparseLabels] = []
     for source, truth in zip(files.images, truths, strict=True):
@@ -229,7 +228,7 @@ def _load(request: Request, spacing_mm: Spacing, tell: Listener) -> Material:
     unseen = unseen_classes(drawn, config.labels, meaning.table)
     if unseen is not None:
         tell.warn(unseen)
-    skip = background[0] if background else None
+    skip = meaning.table.background
     subjects = tuple(
         Subject(name, one.indices, one.labeled, one.known, skip) for name, one in zip(names, drawn, strict=True)
     )

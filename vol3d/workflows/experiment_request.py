@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vol3d import io
 from vol3d.config import Config
 from vol3d.errors import ConfigError
@@ -17,7 +19,7 @@ from vol3d.report.experiment_rows import RowsFile
 from vol3d.version import __version__
 from vol3d.volume import LabelTable
 from vol3d.workflows.cases import TrainingFiles, gather
-from vol3d.workflows.experiment_kinds import Choices
+from vol3d.workflows.experiment_kinds import Choices, Subject
 from vol3d.workflows.experiment_run import Material, base_variant
 from vol3d.workflows.protected import refuse_inputs_within
 from vol3d.workflows.settings import Options, settle
@@ -27,6 +29,7 @@ RECORD = "experiment.json"
 RESULTS = "results.csv"
 _SECONDS = 300.0
 _EXPERIMENTS = "experiments"
+_ONE_NETWORK = ("folds", "slices", "batchnorm", "volumes")  # kinds that compare no dimensions
 AnyConfig = Config | str | Path | dict[str, Any] | None
 
 
@@ -49,11 +52,17 @@ class Request:
             files.labels or settled.data.labels,
             files.weights or (() if files.images else settled.data.weights),
         )
+        if files.images and settled.data.weights and not files.weights:
+            raise ConfigError("the configuration has weights, which go with its own images; give -w, or leave them out")
         training = settled.training
         if training.iterations is None and training.time_budget_s is None:
             settled = settled.model_copy(update={"training": training.model_copy(update={"time_budget_s": _SECONDS})})
         if choices.dimensions is not None and base_variant(settled).dimensions != choices.dimensions:
             raise ConfigError(f"--dimensions {choices.dimensions} does not go with the configured network")
+        if settled.sampling.planes and choices.kind in _ONE_NETWORK and base_variant(settled).dimensions == 3:
+            raise ConfigError(
+                "--planes is for 2-D networks, and the experiment's is 3-D: leave it out, or the 3-D network"
+            )
         return cls(choices, found, settled)
 
     @classmethod
@@ -122,16 +131,24 @@ def experiment_folder(
     return folder
 
 
+def _hash_of(subject: Subject) -> str:
+    """Of what is known of every voxel, however it was said."""
+    return content_hash(np.where(subject.known, subject.classes.astype(np.int64), -1))
+
+
 def open_rows(folder: Path, request: Request, material: Material, hashes: dict[str, str], *, fresh: bool) -> RowsFile:
     """The table of results. Raises `ConfigError` where rows that are there were made of other data or settings."""
     data = [
-        {"grid": volume.describe_grid(), "image": content_hash(image), "labels": content_hash(labels)}
-        for volume, image, labels in zip(material.images, request.files.images, request.files.labels, strict=True)
+        {"grid": volume.describe_grid(), "image": content_hash(volume.array), "labels": _hash_of(subject)}
+        for volume, subject in zip(material.images, material.subjects, strict=True)
     ]
     for entry, source in zip(data, request.files.weights, strict=False):
         entry["weights"] = content_hash(source)
     if not fresh and _read_record(folder).get("data") != data:
-        raise ConfigError(f"{folder}: made of other images or labels. Give the same, or begin in another folder (-o).")
+        raise ConfigError(
+            f"{folder}: made of other images or labels, or of the same read otherwise (channel, dataset, what codes "
+            "mean). Give the same, or begin in another folder (-o)."
+        )
     if fresh:
         folder.mkdir(parents=True, exist_ok=True)
     file = RowsFile(folder / RESULTS, [int(code) for code in material.table.codes])

@@ -103,7 +103,7 @@ def forecast(scan: str, bundle: ModelBundle, output: str, choice: PredictOptions
         arrays = array_bytes(stored_bytes(facts, bundle), (x, y, z), shape, bundle, choice, device)
         settings = settings_at_once(scan, arrays, choice, device)
         plans = plans_at_once(network, shape, bundle, choice, device, settings)
-    if choice.tta:
+    if choice.tta or choice.uncertainty:
         plans = tuple(plan.flipped() for plan in plans)
     image = np.broadcast_to(np.float32(0), (bundle.network_channels, *shape))
     through = sum(plan.voxels for plan in plans) / math.prod(shape)

@@ -147,7 +147,7 @@ def labeled_counts(volumes: list[Volume], config: LabelsConfig) -> tuple[dict[in
         stated = max(counts, key=lambda found: counts[found]) in config.one_of or bool(not_painted(volume.name, config))
         said = tuple(code for code in unlabeled if code not in marks([volume]))  # marks say nothing of other codes
         if not (stated or explained(counts, said, config)):
-            refuse_ambiguous_code(volume, counts, unlabeled)
+            refuse_ambiguous_code(volume, counts, said)
         labeled = {code: count for code, count in counts.items() if code not in unlabeled and code not in config.one_of}
         if not labeled and len(volumes) == 1:
             raise LabelError(

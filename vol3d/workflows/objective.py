@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -61,5 +63,8 @@ def weights_of_classes(config: LossConfig, table: LabelTable, labels: list[Spars
 
 
 def _counts(table: LabelTable, labels: list[SparseLabels]) -> NDArray[np.int64]:
-    """Labeled voxels of every class, (K,); those only known to be of one of several are not among them."""
-    return np.sum([part.counts(len(table)) for part in labels], axis=0)
+    """Labeled voxels of every class, (K,), that weigh anything; none only known to be of one of several classes."""
+    heavy = [
+        part if part.weight is None else replace(part, labeled=part.labeled & (part.weight > 0)) for part in labels
+    ]
+    return np.sum([part.counts(len(table)) for part in heavy], axis=0)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from vol3d.config import AnyNetworkConfig, Config, PlannedNetwork
-from vol3d.errors import ConfigError
+from vol3d.errors import ConfigError, ModelError
 from vol3d.networks import NetworkGeometry, network_geometry
 from vol3d.workflows.pixel_channels import wants_classifier
 from vol3d.workflows.planned import (
@@ -38,6 +38,9 @@ __all__ = ["Grid", "Plan", "make_plan", "small_network", "small_patch"]
 def without_files(network: AnyNetworkConfig) -> AnyNetworkConfig:
     """The network as a model describes it: no names of files, whose contents are in its weights by then."""
     return network.model_copy(update={"encoder_weights": None}) if hasattr(network, "encoder_weights") else network
+
+
+_MIRRORED = {"l": "r", "lh": "rh", "lt": "rt", "sin": "dex", "sinister": "dexter", "links": "rechts"}
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,7 @@ def make_plan(
     geometry = network_geometry(network)
     size = patch or (small_patch(seen) if geometry.padded else PAPER_PATCH[network.dimensions])
     size = _fit(size, geometry, given=config.sampling.patch_size is not None)
+    _require_tile(config.inference.tile, geometry, network.dimensions)
     batch = config.sampling.batch_size or (_BATCH[network.dimensions] if geometry.padded else 1)
     training = config.training
     changes: dict[str, Any] = {}
@@ -209,8 +213,19 @@ def _flips(config: Config, names: tuple[str, ...]) -> dict[str, float]:
     """Mirrored patches teach most, except where a class is left and another right."""
     if config.augment.flip_probability is not None:
         return {}
-    words = {word for name in names for word in re.split(r"[^a-z]+", name.lower())}
-    return {"flip_probability": 0.0 if words & {"left", "right"} else 0.5}
+    return {"flip_probability": 0.0 if tell_sides(names) else 0.5}
+
+
+def tell_sides(names: Sequence[str]) -> bool:
+    """Whether class names tell left from right: by these words, or two names differ in nothing but l and r or the like.
+
+    Words are parted by anything but letters, and by capitals: `LeftLung`; `lung_l`, `lung_r`; `ctx-lh-x`, `ctx-rh-x`.
+    """
+    words = [tuple(word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)) for name in names]
+    if any({"left", "right"} & {*parts} for parts in words):
+        return True
+    mirrored = [tuple(_MIRRORED.get(word, word) for word in parts) for parts in words]
+    return any(other != parts and other in words for parts, other in zip(words, mirrored, strict=True))
 
 
 def _classifier(
@@ -243,6 +258,21 @@ def _fit(size: tuple[int, ...], geometry: NetworkGeometry, *, given: bool) -> tu
             return size
         return geometry.largest_input([max(n, least) for n, least in zip(size, geometry.smallest, strict=True)])
     return tuple(-(-n // s) * s for n, s in zip(size, geometry.total_stride, strict=True))
+
+
+def _require_tile(tile: Sequence[int] | None, geometry: NetworkGeometry, dimensions: int) -> None:
+    """Raise where the configured tile is none that the network takes, which validation would find out in mid-run."""
+    if tile is None:
+        return
+    if len(tile) not in (dimensions, 3):
+        raise ConfigError(
+            f"inference.tile: expected {dimensions} sizes for a {dimensions}-D network, found {list(tile)}"
+        )
+    if not geometry.padded and len(tile) == dimensions:
+        try:
+            geometry.output_size(tuple(tile))
+        except ModelError as error:
+            raise ConfigError(f"inference.tile: {error}") from error
 
 
 def _sized(size: Sequence[int], dimensions: int) -> tuple[int, ...]:

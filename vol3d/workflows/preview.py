@@ -43,7 +43,8 @@ def training_preview(
     indices: what the model predicts, class indices (X, Y, Z); None: only these planes are predicted, now. Where objects
     are learned, insides and borders are shown; values are shown as ranges.
     """
-    middle, title, bounds = _middle(case), "", _bounds(case)
+    middle, bounds = _middle(case), _bounds(case)
+    title = "" if case.as_stored else "planes are counted along R, A and S, not along the axes of the file"
     if math.prod(case.shape) > (_most_predicted(len(bundle.labels)) if indices is None else _MOST_VOXELS):
         box = _around(middle, case.shape)
         case, middle = case.part(box), _minus(middle, box.start)

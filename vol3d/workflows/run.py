@@ -83,10 +83,14 @@ class Run:
                 self._make_folder()
 
     def start(self, length: Length, *, leads: bool) -> None:
-        """Write down how long the run is, before its first iteration."""
+        """Write down how long the run is, before its first iteration; `train` on config.yaml then makes it again."""
         if self.length is None:
             self.length = length
             self.record |= {"iterations": length.iterations, "validations_planned": length.validations}
+            if leads:
+                settled = {"time_budget_s": None, "iterations": length.iterations, "validations": length.validations}
+                training = self.config.training.model_copy(update=settled)
+                self._write_config(self.config.model_copy(update={"training": training}))
         if leads:
             report.write_record(self.folder, self.record)
 
@@ -106,7 +110,10 @@ class Run:
             free = self.folder.with_name(f"{self.folder.name}-{number}")
         self.folder = free
         self.checkpoints.mkdir()
-        text = yaml.safe_dump(self.config.to_json(), sort_keys=False, allow_unicode=True)
+        self._write_config(self.config)
+
+    def _write_config(self, config: Config) -> None:
+        text = yaml.safe_dump(config.to_json(), sort_keys=False, allow_unicode=True)
         with io.atomic.replace(self.folder / "config.yaml") as temporary:
             temporary.write_text(text, encoding="utf-8")
 
@@ -120,6 +127,11 @@ class Run:
         kept = [entry for entry in self.record.get("validations", []) if entry["iteration"] <= iteration]
         self.record["validations"] = kept
         return [held.read(entry) for entry in kept]
+
+    def forget_judgements(self) -> None:
+        """What an attempt was judged by that left nothing else, and that begins again."""
+        for key in ("validations", "before_refit", "calibration"):
+            self.record.pop(key, None)
 
     def finish(self, score: Score | None, iterations: int, seconds: float) -> None:
         """Write down how it ended."""

@@ -32,8 +32,7 @@ class HeldOutScore:
     @classmethod
     def from_counts(cls, counts: Contingency, table: LabelTable) -> HeldOutScore:
         """From how often class i was predicted as class j."""
-        background = [i for i, name in enumerate(table.names) if name == "background"]
-        skip = background[0] if background else None
+        skip = table.background
         return cls(
             {name: counts.iou(k) for k, name in enumerate(table.names)},
             counts.mean_iou(),

@@ -26,6 +26,9 @@ def image_volume(source: Source, data: DataConfig, spacing_mm: Spacing = None, m
     if isinstance(source, (str, Path)):
         return io.read(str(source), channel=data.channel, nan=data.nan, xform=data.xform, max_bytes=max_bytes)
     volume = _from_array(source, spacing_mm, "image array")
+    if volume.array.dtype.kind not in "biuf":
+        remedy = "Take its magnitude." if volume.array.dtype.kind == "c" else "Convert it."
+        raise ConfigError(f"{volume.name}: expected real numbers, found dtype {volume.array.dtype}. {remedy}")
     if data.channel is not None:
         if data.channel >= volume.channels:
             raise ConfigError(f"{volume.name} has {volume.channels} channels; channel {data.channel} does not exist")

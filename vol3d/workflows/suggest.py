@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from vol3d import io
 from vol3d.bundle import ModelBundle
-from vol3d.config import DataConfig, InferenceConfig, LabelsConfig
+from vol3d.config import DataConfig, LabelsConfig
 from vol3d.errors import ConfigError, ModelError
 from vol3d.io.formats import split_suffix
 from vol3d.report import RECORD
@@ -23,9 +23,11 @@ from vol3d.report.suggestion import suggestion_png
 from vol3d.sampling.suggestions import PlaneGain, suggest_planes
 from vol3d.volume import Volume
 from vol3d.workflows.allocator import freed_memory_kept
+from vol3d.workflows.at_once import array_bytes, settings_at_once
 from vol3d.workflows.device import exact, pick_device
 from vol3d.workflows.listener import Listener, Quiet
 from vol3d.workflows.models import find_model
+from vol3d.workflows.outputs import PredictOptions
 from vol3d.workflows.pixel_channels import prepare
 from vol3d.workflows.protected import refuse_to_replace
 from vol3d.workflows.scan import read_scan
@@ -139,15 +141,22 @@ def suggest(
     volume = read_scan(scan, choice.data, bundle, spacing_mm, tell)
     painted = find_painted(scan, volume, bundle, run, labels, choice.meaning, choice.data, spacing_mm)
     tell.note(painted.said)
+    axes = _with_slices(axes, volume)
     if target is not None:
         painted.refuse_to_drop(target, bundle.labels)
     prepared, image = prepare(volume, bundle)
+    device, asked = (
+        exact(pick_device(choice.device)),
+        PredictOptions(uncertainty=True, max_memory_gb=choice.max_memory_gb),
+    )
+    _, x, y, z = image.shape
+    arrays = array_bytes(volume.array.nbytes, volume.shape, (x, y, z), bundle, asked, device)
     classes, maps = labels_and_uncertainty(
         bundle,
         image,
         prepared.undo,
-        exact(pick_device(choice.device)),
-        InferenceConfig(max_memory_gb=choice.max_memory_gb),
+        device,
+        settings_at_once(volume.name, arrays, asked, device),
         tell,
         flip_axes=EVERY_FLIP if choice.tta else (),
     )
@@ -178,6 +187,8 @@ def suggest(
             for rank, plane in enumerate(planes):
                 path = _picture(target, rank + 1, plane)
                 at = (found[rank].axis, found[rank].index)
+                if 1 in (n for axis, n in enumerate(volume.shape) if axis != at[0]):
+                    continue  # of a scan of one slice it is a line
                 title = f"{rank + 1}: {plane.name} of {volume.shape[at[0]]}, gain {100 * plane.gain:.2g} %"
                 suggestion_png(path, volume.array, volume.affine, at, classes, entropy, bundle.labels, title=title)
                 planes[rank] = replace(plane, picture=path)
@@ -216,6 +227,15 @@ def _axes(letters: Sequence[str]) -> tuple[int, ...]:
     if strange or not letters:
         raise ConfigError(f"expected axes among x, y and z, found {', '.join(map(str, strange)) or 'none'}")
     return tuple(sorted({_AXES.index(letter) for letter in letters}))
+
+
+def _with_slices(axes: tuple[int, ...], volume: Volume) -> tuple[int, ...]:
+    """The axes along which there is more than one voxel, and so something to choose."""
+    found = tuple(axis for axis in axes if volume.shape[axis] > 1)
+    if not found:
+        named = " and ".join(_AXES[axis] for axis in axes)
+        raise ConfigError(f"{volume.name} is one voxel thick along {named}, so that there is no slice to choose")
+    return found
 
 
 def _opened(model: str | Path | ModelBundle | None, tell: Listener) -> tuple[ModelBundle, Path | None]:

@@ -15,7 +15,7 @@ from vol3d.bundle import ModelBundle
 from vol3d.config import Config, DataConfig, LabelsConfig, parse_config
 from vol3d.errors import ConfigError, LabelError, Vol3dError
 from vol3d.io.names import locate
-from vol3d.volume import LabelTable, Volume
+from vol3d.volume import LabelTable, Volume, is_background
 from vol3d.workflows.drawn import meaning_in_run
 from vol3d.workflows.labels import (
     TO_PAINT,
@@ -75,7 +75,8 @@ class Painted:
     def refuse_to_drop(self, target: str, table: LabelTable) -> None:
         """Raise `LabelError` where the file `target`, which is to be replaced, holds what is painted there alone.
 
-        table: the model's classes. Anything but labels on the same grid is passed over, and so is background alone.
+        table: the model's classes. Anything but labels on the same grid is passed over, and so is background alone, and
+        the codes that this would mark with, should a painting tool have dropped their names.
         """
         if not locate(target, "label").path.is_file():
             return
@@ -87,7 +88,9 @@ class Painted:
             return
         names = stored_names(there)
         open_ = {code for code, name in names.items() if name.lower() in UNLABELED_NAMES} | set(self.unlabeled)
-        painted = np.isin(there.array[0], sorted({*table.codes[1:].tolist()} - open_))
+        open_ |= {0, *(one.code for one in table.classes if is_background(one.name))}
+        open_ |= {*self.marked([], {one.code: one.name for one in table.classes})[2:]}
+        painted = ~np.isin(there.array[0], sorted(open_))
         lost = int(np.count_nonzero(painted & ~self.labeled))
         if lost:
             raise LabelError(

@@ -65,7 +65,7 @@ def train(  # noqa: PLR0913  the verb that everything hangs on
     run, earlier = None, None
     if resume is None:
         settled = _settle(config, given, options or {}, overrides, tell)
-        files = _files(given, settled, given.weights or (() if given.images else settled.data.weights))
+        files = _files(given, settled, _weights(given, settled))
         settled = _with_files(settled, files)
     elif config is not None:
         raise ConfigError(f"{resume}: a run goes on with its own configuration; leave the other one out")
@@ -135,6 +135,16 @@ def _go_on(
     settled = _continued(earlier, options, overrides)
     files = _files(given, settled, given.weights or settled.data.weights)
     return earlier, _with_files(settled, files), files
+
+
+def _weights(given: TrainingFiles, config: Config) -> Sequence[Source]:
+    """Weights that are given, else those of the configuration, which go with its own images."""
+    if given.images and config.data.weights and not given.weights:
+        raise ConfigError(
+            "the configuration has weights (data.weights), which go with its own images; give those of the new images "
+            "(-w), or leave data.weights out"
+        )
+    return given.weights or config.data.weights
 
 
 def _files(given: TrainingFiles, config: Config, weights: Sequence[Source]) -> TrainingFiles:

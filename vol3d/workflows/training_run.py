@@ -162,7 +162,8 @@ class TrainingRun:
         network, loss = self.network, self.loss
         self.held.factors = self.end.factors(network)
         state: TrainingState | None = None
-        if resuming and not any(self.run.checkpoints.glob("checkpoint-*")):
+        if resuming and not any(self.run.checkpoints.glob("checkpoint-*.json")):  # none was finished
+            self.run.forget_judgements()
             self.tell.note(f"resuming {self.run.folder} from the beginning: it was stopped before its first checkpoint")
         elif resuming:
             state = load_checkpoint(self.run.checkpoints)
