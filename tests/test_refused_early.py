@@ -133,7 +133,7 @@ def test_background_is_background_in_any_letters():
 def test_classes_of_one_name_are_told_apart(tmp_path):
     table = LabelTable.from_codes([0, 1, 2], names={1: "kidney", 2: "kidney"})
     assert table.names == ("background", "kidney (1)", "kidney (2)")
-    assert LabelTable.from_codes([0, 2], names={2: "background"}).names == ("background (0)", "background (2)")
+    assert LabelTable.from_codes([0, 2], names={2: "background"}).names == ("class 0", "background")
     counts = Contingency.from_labels(np.array([0, 1, 2, 1]), np.array([0, 1, 2, 2]), None, 3)
     assert HeldOutScore.from_counts(counts, table).iou == {"background": 1.0, "kidney (1)": 0.5, "kidney (2)": 0.5}
     image, classes = balls()

@@ -60,10 +60,12 @@ class LabelTable:
     ) -> LabelTable:
         """A table of `codes` in ascending order with default colours. names: code → class name.
 
-        Without a name, code 0 is `background`. Background is dark grey. Where several have one name, their codes tell
-        them apart.
+        Without a name, code 0 is `background`, unless another is. Background is dark grey. Where several have one name,
+        their codes tell them apart.
         """
-        known = {0: _BACKGROUND} | (names or {})
+        known = dict(names or {})
+        if not any(is_background(known.get(code, "")) for code in codes):
+            known.setdefault(0, _BACKGROUND)
         given = [(code, known.get(code, f"class {code}")) for code in sorted(codes)]
         often = Counter(name for _, name in given)
         named = [(code, f"{name} ({code})" if often[name] > 1 else name) for code, name in given]
