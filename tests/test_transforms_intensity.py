@@ -68,3 +68,16 @@ def test_nothing_happens_at_probability_0_and_the_stream_is_the_same_length():
 def test_a_probability_above_1_is_refused():
     with pytest.raises(ConfigError, match="probabilities"):
         IntensityAugmentation(noise_probability=2)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_the_number_of_threads_changes_no_bit(part):
+    given, before, found = patch(1, 45, 47, 49), torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(only(part)(given, np.random.default_rng(0)))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*found)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,8 +44,20 @@ class IntensityAugmentation:
         result = patch.as_subclass(Tensor).to(torch.float32, copy=True)
         for happens, seed, change in zip(chosen, seeds, (_bias_field, _blur, _noise, _gamma), strict=True):
             if happens:
-                result = change(result, int(seed))
+                with _one_thread():
+                    result = change(result, int(seed))
         return result
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """The same bits in a process that cuts patches, which has one thread, and in one that trains, which has several."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _bias_field(patch: Tensor, seed: int) -> Tensor:
