@@ -12,25 +12,13 @@ from vol3d.cli.tables import write_table
 
 def train(options: Namespace) -> int:
     """`vol3d train`."""
-    from vol3d.workflows.settings import parse_duration
-
     if options.resume and not options.labels:
         require_alone(options)
     require_files(options.images, options.labels, options.weights)
-    nested: dict[str, Any] = {
-        "task": options.task,
-        "network": network(options),
-        "labels": meaning(options),
-        "data": reading(options),
-        "sampling": {"workers": options.workers, "planes": options.planes},
-        "training": {
-            "time_budget_s": parse_duration(options.time_budget) if options.time_budget else None,
-            "iterations": options.iterations,
-            "device": options.device,
-            "seed": options.seed,
-            "refit": False if options.no_refit else None,
-        },
-    }
+    nested = _nested(options)
+    nested["task"] = options.task
+    nested["training"]["refit"] = False if options.no_refit else None
+
     from vol3d.workflows.estimate import plan_lines
     from vol3d.workflows.plan import Plan
     from vol3d.workflows.train import train
@@ -65,8 +53,7 @@ def train(options: Namespace) -> int:
 
 def experiment(options: Namespace) -> int:
     """`vol3d experiment`. Exit code 1 where a row failed, 130 where it was interrupted; what is done is kept."""
-    from vol3d.workflows.settings import parse_duration
-
+    nested = _nested(options)
     require_files(options.images, options.labels, options.weights)
 
     from vol3d.workflows.experiment import run_experiment
@@ -86,18 +73,6 @@ def experiment(options: Namespace) -> int:
             batchnorm=options.batchnorm,
             dimensions=options.dimensions,
         )
-    nested: dict[str, Any] = {
-        "network": network(options),
-        "labels": meaning(options),
-        "data": reading(options),
-        "sampling": {"workers": options.workers, "planes": options.planes},
-        "training": {
-            "time_budget_s": parse_duration(options.time_budget) if options.time_budget else None,
-            "iterations": options.iterations,
-            "device": options.device,
-            "seed": options.seed,
-        },
-    }
     with ConsoleListener() as listener:
         result = run_experiment(
             choices,
@@ -128,3 +103,21 @@ def experiment(options: Namespace) -> int:
     if result.failed:
         write(f"{len(result.failed)} rows failed; try them again with: vol3d experiment --resume {result.folder}")
     return 1 if result.failed else 0
+
+
+def _nested(options: Namespace) -> dict[str, Any]:
+    """What options of both commands say, nested as in the configuration; None: nothing."""
+    from vol3d.workflows.settings import parse_duration
+
+    return {
+        "network": network(options),
+        "labels": meaning(options),
+        "data": reading(options),
+        "sampling": {"workers": options.workers, "planes": options.planes},
+        "training": {
+            "time_budget_s": parse_duration(options.time_budget) if options.time_budget else None,
+            "iterations": options.iterations,
+            "device": options.device,
+            "seed": options.seed,
+        },
+    }
