@@ -41,7 +41,7 @@ coverage: $(QUICK)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile --cov --cov-report=term:skip-covered
 
 test-slow: $(QUICK)
-	$(BIN)/pytest -m slow --timeout 1800
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow -n auto --dist loadfile --timeout 1800
 
 schema: $(READY)
 	$(BIN)/python -c 'import json; from vol3d.config import json_schema; print(json.dumps(json_schema(), indent=2))' \
