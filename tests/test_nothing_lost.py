@@ -8,7 +8,7 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK
-from workflow_parts import TINY, UNLABELED, balls, drawn_bundle, write_case, write_config
+from workflow_parts import TINY, UNLABELED, balls, drawn_bundle, refused, write_case, write_config
 
 import vol3d
 from vol3d import io
@@ -50,18 +50,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
     bundle.save(path)
     return str(path)
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    """The one line that a refused command prints."""
-    try:
-        code = main([str(argument) for argument in arguments])
-    except SystemExit as stop:
-        code = stop.code
-    said = capsys.readouterr().err.strip()
-    assert code == 2, said
-    assert "Traceback" not in said
-    return said.splitlines()[-1]
 
 
 # outputs and inputs

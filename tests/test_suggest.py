@@ -4,7 +4,7 @@ import h5py
 import nibabel
 import numpy as np
 import pytest
-from workflow_parts import TINY, UNLABELED, balls, painted, write_case, write_config
+from workflow_parts import TINY, UNLABELED, balls, painted, refused, write_case, write_config
 
 import vol3d
 from vol3d import io
@@ -30,18 +30,6 @@ def task(tmp_path_factory):
 
 def planes_of(result):
     return [(plane.axis, plane.index) for plane in result.planes]
-
-
-def refused(capsys, *arguments):
-    """The one line a refused command prints."""
-    try:
-        code = main([str(a) for a in arguments])
-    except SystemExit as stop:
-        code = stop.code
-    err = capsys.readouterr().err.strip()
-    assert code == 2, err
-    assert "Traceback" not in err
-    return err.splitlines()[-1]
 
 
 def test_the_label_file_keeps_the_paint_and_marks_the_planes(task, tmp_path):

@@ -7,6 +7,7 @@ import yaml
 
 from vol3d import io
 from vol3d.bundle import ModelBundle
+from vol3d.cli.main import main
 from vol3d.config import TaskSpec
 from vol3d.transforms import Preprocessing
 from vol3d.volume import Affine, LabelTable, Volume
@@ -78,3 +79,15 @@ def write_config(folder: Path, **changes) -> str:
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(TINY | changes))
     return str(path)
+
+
+def refused(capsys, *arguments) -> str:
+    """The one line that a refused command prints."""
+    try:
+        code = main([str(argument) for argument in arguments])
+    except SystemExit as stop:
+        code = stop.code
+    said = capsys.readouterr().err.strip()
+    assert code == 2, said
+    assert "Traceback" not in said
+    return said.splitlines()[-1]

@@ -236,6 +236,6 @@ def _forms(header: Any) -> tuple[StoredForms, bool]:  # noqa: ANN401
 def _valid(matrix: NDArray[Any]) -> NDArray[np.float64] | None:
     """A matrix that is a geometry, None where it is none: it then stands in no file that is written either."""
     try:
-        return Affine(np.array(matrix, dtype=np.float64)).matrix
+        return Affine(matrix).matrix
     except GeometryError:
         return None

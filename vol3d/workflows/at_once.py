@@ -14,7 +14,7 @@ from vol3d.config import InferenceConfig
 from vol3d.inference import TilePlan
 from vol3d.workflows.device import Device
 from vol3d.workflows.outputs import PredictOptions
-from vol3d.workflows.tiling import gb_for_tiles, require_sight, tile_plans, trained_patch
+from vol3d.workflows.tiling import gb_for_tiles, model_plans
 
 OBJECT_VOLUMES = 10  # float32 volumes beside the probabilities while objects are told apart, measured
 _LABELS, _VALUES, _MAPS = 2.0, 20.0, 16.0  # bytes a voxel: codes and their copy, a regression's values, uncertainty
@@ -70,7 +70,6 @@ def plans_at_once(  # noqa: PLR0913, PLR0917 RUF100  as above
 ) -> tuple[TilePlan, ...]:
     """Tiles for a scan that the network sees with the shape `seen`; flips are not among them."""
     as_stored = bundle.preprocessing.get("spacing_mm") is None
-    alone = bundle.task.kind == "semantic" and as_stored and not (choice.probabilities or choice.tta)
-    patch = trained_patch(bundle)
-    plans = tile_plans(network, seen, device, settings, bundle.task.planes, patch, indices=alone)
-    return require_sight(plans, patch, settings)
+    more = choice.probabilities or choice.tta or choice.uncertainty
+    alone = bundle.task.kind == "semantic" and as_stored and not more
+    return model_plans(network, seen, bundle, device, settings, indices=alone)

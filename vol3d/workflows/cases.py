@@ -54,6 +54,17 @@ def gather(images: Sequence[Source], labels: Sequence[Source], weights: Sequence
     return TrainingFiles(names, tuple(drawn for _, drawn in pairs), tuple(paired[n] for n in names) if paired else ())
 
 
+def chosen(given: TrainingFiles, config: Config) -> TrainingFiles:
+    """The files that are given, else those of the configuration, whose weights go with its own images alone."""
+    if given.images and config.data.weights and not given.weights:
+        raise ConfigError(
+            "the configuration has weights (data.weights), which go with its own images; give those of the new images "
+            "(-w), or leave data.weights out"
+        )
+    data = config.data
+    return gather(given.images or data.images, given.labels or data.labels, given.weights or data.weights)
+
+
 def load(
     files: TrainingFiles, config: Config, preprocessing: Preprocessing, listener: Listener, spacing_mm: Spacing = None
 ) -> tuple[list[Case], Meaning]:

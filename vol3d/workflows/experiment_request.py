@@ -18,7 +18,7 @@ from vol3d.errors import ConfigError
 from vol3d.report.experiment_rows import RowsFile
 from vol3d.version import __version__
 from vol3d.volume import LabelTable
-from vol3d.workflows.cases import TrainingFiles, gather
+from vol3d.workflows.cases import TrainingFiles, chosen
 from vol3d.workflows.experiment_kinds import Choices, Subject
 from vol3d.workflows.experiment_run import Material, base_variant
 from vol3d.workflows.protected import refuse_inputs_within
@@ -47,13 +47,7 @@ class Request:
     ) -> Request:
         """From arguments; the files of the configuration where none are given, five minutes where no length is."""
         settled = settle(config, options, overrides)
-        found = gather(
-            files.images or settled.data.images,
-            files.labels or settled.data.labels,
-            files.weights or (() if files.images else settled.data.weights),
-        )
-        if files.images and settled.data.weights and not files.weights:
-            raise ConfigError("the configuration has weights, which go with its own images; give -w, or leave them out")
+        found = chosen(files, settled)
         training = settled.training
         if training.iterations is None and training.time_budget_s is None:
             settled = settled.model_copy(update={"training": training.model_copy(update={"time_budget_s": _SECONDS})})
@@ -133,7 +127,7 @@ def experiment_folder(
 
 def _hash_of(subject: Subject) -> str:
     """Of what is known of every voxel, however it was said."""
-    return content_hash(np.where(subject.known, subject.classes.astype(np.int64), -1))
+    return content_hash(np.where(subject.known, subject.classes, 0)) + content_hash(subject.known)
 
 
 def open_rows(folder: Path, request: Request, material: Material, hashes: dict[str, str], *, fresh: bool) -> RowsFile:

@@ -32,7 +32,7 @@ from vol3d.workflows.outputs import PredictOptions
 from vol3d.workflows.precision import Trial, require_precision, tell_trial, tried
 from vol3d.workflows.predict import Prediction, predict
 from vol3d.workflows.scan import as_learned, require_channels
-from vol3d.workflows.tiling import PLANNED_SHARE, PROGRAM_BYTES, require_sight, tile_plans, trained_patch
+from vol3d.workflows.tiling import PLANNED_SHARE, PROGRAM_BYTES, model_plans
 from vol3d.workflows.unlike import intensities_unlike_training, unlike_training
 
 _WRITTEN_PLANES = 64  # at a time: what the chunks of an output hold
@@ -202,9 +202,7 @@ def plan_in_parts(
 ) -> tuple[inference.TilePlan, ...]:
     """Tiles that fit into the memory that is left. shape: as the network sees the scan."""
     settings = InferenceConfig(tile=choice.tile, overlap=choice.overlap, max_memory_gb=memory_bytes / 1e9)
-    patch, planes = trained_patch(bundle), bundle.task.planes
-    plans = tile_plans(network, shape, device, settings, planes, patch, indices=not choice.tta)
-    return require_sight(plans, patch, settings)
+    return model_plans(network, shape, bundle, device, settings, indices=not choice.tta)
 
 
 def bytes_left(name: str, choice: PredictOptions, held: float = 0.0) -> float:

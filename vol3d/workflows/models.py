@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vol3d.errors import ModelError
+
+if TYPE_CHECKING:
+    from vol3d.bundle import ModelBundle
+    from vol3d.workflows.listener import Listener
 
 MODEL_FILE = "model.safetensors"
 RUNS = "runs"
@@ -26,6 +31,18 @@ def find_model(model: str | Path | None, runs: Path | None = None) -> Path:
     if not path.exists():
         raise ModelError(f"{path}: no such model or run folder. Train one with `vol3d train`, or mend -m.")
     return path
+
+
+def open_model(model: str | Path | ModelBundle | None, tell: Listener) -> tuple[ModelBundle, Path | None]:
+    """A model and the folder that it lies in; None for one in memory. The newest run is named to the listener."""
+    from vol3d.bundle import ModelBundle
+
+    if isinstance(model, ModelBundle):
+        return model, None
+    path = find_model(model)
+    if model is None:
+        tell.note(f"model: {path} (the newest run; choose another with -m)")
+    return ModelBundle.load(path), path.parent
 
 
 def _newest(runs: Path) -> Path:

@@ -23,7 +23,7 @@ from vol3d.workflows.at_once import OBJECT_VOLUMES, array_bytes, held_twice, pla
 from vol3d.workflows.device import Device, exact, memory_bytes, pick_device
 from vol3d.workflows.drawn import Drawn, find_drawn, with_drawn, write_provenance
 from vol3d.workflows.listener import Listener, Quiet
-from vol3d.workflows.models import find_model
+from vol3d.workflows.models import open_model
 from vol3d.workflows.outcomes import Outcome, outcome
 from vol3d.workflows.outputs import PredictOptions, require_room, target_of
 from vol3d.workflows.pixel_channels import prepare
@@ -75,9 +75,8 @@ def predict(
     Raises `ModelError` where the scan does not fit the model, `FileFormatError` where the output exists.
     """
     choice, tell = options or PredictOptions(), listener or Quiet()
-    bundle = _bundle(model, tell)
-    if not isinstance(model, ModelBundle):
-        choice = replace(choice, run=find_model(model).parent)
+    bundle, run = open_model(model, tell)
+    choice = replace(choice, run=run or choice.run)
     target = target_of(scan, output, bundle)
     if target is not None:
         require_room(target, choice, [scan])
@@ -229,12 +228,3 @@ def _drawn(
     return find_drawn(
         scan, volume, bundle, run=choice.run, labels=choice.drawn, meaning=choice.drawn_meaning, spacing_mm=spacing_mm
     )
-
-
-def _bundle(model: str | Path | ModelBundle | None, tell: Listener) -> ModelBundle:
-    if isinstance(model, ModelBundle):
-        return model
-    path = find_model(model)
-    if model is None:
-        tell.note(f"model: {path} (the newest run; choose another with -m)")
-    return ModelBundle.load(path)

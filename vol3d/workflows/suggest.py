@@ -26,7 +26,7 @@ from vol3d.workflows.allocator import freed_memory_kept
 from vol3d.workflows.at_once import array_bytes, settings_at_once
 from vol3d.workflows.device import exact, pick_device
 from vol3d.workflows.listener import Listener, Quiet
-from vol3d.workflows.models import find_model
+from vol3d.workflows.models import open_model
 from vol3d.workflows.outputs import PredictOptions
 from vol3d.workflows.pixel_channels import prepare
 from vol3d.workflows.protected import refuse_to_replace
@@ -240,13 +240,8 @@ def _with_slices(axes: tuple[int, ...], volume: Volume) -> tuple[int, ...]:
 
 def _opened(model: str | Path | ModelBundle | None, tell: Listener) -> tuple[ModelBundle, Path | None]:
     """The model and the run folder it lies in, if it does."""
-    if isinstance(model, ModelBundle):
-        bundle, run = model, None
-    else:
-        path = find_model(model)
-        if model is None:
-            tell.note(f"model: {path} (the newest run; choose another with -m)")
-        bundle, run = ModelBundle.load(path), path.parent if (path.parent / RECORD).is_file() else None
+    bundle, folder = open_model(model, tell)
+    run = folder if folder is not None and (folder / RECORD).is_file() else None
     if bundle.task.kind == "regression":
         raise ConfigError("this model predicts values, whose uncertainty it does not know; suggest needs classes")
     return bundle, run

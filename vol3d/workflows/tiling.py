@@ -99,6 +99,21 @@ def tile_plans(
     return (plan_for(network, shape, **facts, indices=indices, thrift=thrift),)
 
 
+def model_plans(
+    network: Any,  # noqa: ANN401  as in `tile_plans`
+    shape: Triple,
+    bundle: ModelBundle,
+    device: Device,
+    settings: InferenceConfig,
+    *,
+    indices: bool = False,
+) -> tuple[TilePlan, ...]:
+    """Tiles as `tile_plans` makes them for what a model learned from, and as large as `require_sight` wants them."""
+    patch = trained_patch(bundle)
+    plans = tile_plans(network, shape, device, settings, bundle.task.planes, patch, indices=indices)
+    return require_sight(plans, patch, settings)
+
+
 def require_sight(
     plans: tuple[TilePlan, ...], patch: Sequence[int] | None, settings: InferenceConfig
 ) -> tuple[TilePlan, ...]:

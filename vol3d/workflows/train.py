@@ -15,7 +15,7 @@ from vol3d.transforms import Preprocessing
 from vol3d.workflows.allocator import freed_memory_kept
 from vol3d.workflows.budget import Budget
 from vol3d.workflows.case import Case
-from vol3d.workflows.cases import TrainingFiles, gather, load
+from vol3d.workflows.cases import TrainingFiles, chosen, gather, load
 from vol3d.workflows.continuing import SECONDS, Earlier, read_earlier, read_start
 from vol3d.workflows.demo import demo_config
 from vol3d.workflows.device import pick_device
@@ -65,7 +65,7 @@ def train(  # noqa: PLR0913  the verb that everything hangs on
     run, earlier = None, None
     if resume is None:
         settled = _settle(config, given, options or {}, overrides, tell)
-        files = _files(given, settled, _weights(given, settled))
+        files = chosen(given, settled)
         settled = _with_files(settled, files)
     elif config is not None:
         raise ConfigError(f"{resume}: a run goes on with its own configuration; leave the other one out")
@@ -133,23 +133,9 @@ def _go_on(
     if not given.images and any(name.startswith("<") for name in earlier.config.data.images):
         raise ConfigError(f"{folder}: this run was trained on arrays in memory; give the images again")
     settled = _continued(earlier, options, overrides)
-    files = _files(given, settled, given.weights or settled.data.weights)
+    data = settled.data
+    files = gather(given.images or data.images, given.labels, given.weights or data.weights)
     return earlier, _with_files(settled, files), files
-
-
-def _weights(given: TrainingFiles, config: Config) -> Sequence[Source]:
-    """Weights that are given, else those of the configuration, which go with its own images."""
-    if given.images and config.data.weights and not given.weights:
-        raise ConfigError(
-            "the configuration has weights (data.weights), which go with its own images; give those of the new images "
-            "(-w), or leave data.weights out"
-        )
-    return given.weights or config.data.weights
-
-
-def _files(given: TrainingFiles, config: Config, weights: Sequence[Source]) -> TrainingFiles:
-    """What is trained on: what is given, else what the configuration names."""
-    return gather(given.images or config.data.images, given.labels or config.data.labels, weights)
 
 
 def _continued(earlier: Earlier, options: Options, overrides: Sequence[str]) -> Config:

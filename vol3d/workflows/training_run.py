@@ -263,7 +263,6 @@ class TrainingRun:
             provenance=provenance(self.cases, result.state.iteration) | self._encoder_hash(),
         )
         write_painted(self.run.folder, self.cases)
-        self.run.record["logit_offsets"] = self.end.offsets
         model = self.run.folder / MODEL_FILE
         bundle.save(model)
         score = self.end.score or max(self.held.scores, key=lambda found: found.value, default=None)

@@ -20,7 +20,7 @@ from vol3d.transforms import Undo
 from vol3d.volume import Slab, Volume
 from vol3d.workflows.device import Device
 from vol3d.workflows.listener import Listener
-from vol3d.workflows.tiling import require_sight, tile_plans, trained_patch
+from vol3d.workflows.tiling import model_plans
 
 CHANNELS = ("entropy", "mutual information")  # of an uncertainty map, both 0 … 1
 TAG = "_uncertainty"
@@ -52,7 +52,7 @@ class UncertainPass:
         self._members = [
             Member(
                 network,
-                _plans(network, (x, y, z), bundle, device, settings),
+                model_plans(network, (x, y, z), bundle, device, settings),
                 bundle.temperature,
             )
             for bundle, network in bundles
@@ -89,18 +89,6 @@ class UncertainPass:
         Where the scan was resampled they are interpolated linearly. Raises `GeometryError` before that end.
         """
         return undo.probabilities(self._kept, len(CHANNELS))
-
-
-def _plans(
-    network: Any,  # noqa: ANN401  as in `tile_plans`
-    shape: tuple[int, int, int],
-    bundle: ModelBundle,
-    device: Device,
-    settings: InferenceConfig,
-) -> tuple[inference.TilePlan, ...]:
-    """Tiles that see as much as those of a prediction without uncertainty. Raises `ResourceError` where none fit."""
-    patch = trained_patch(bundle)
-    return require_sight(tile_plans(network, shape, device, settings, bundle.task.planes, patch), patch, settings)
 
 
 def labels_and_uncertainty(
