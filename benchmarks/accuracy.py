@@ -109,9 +109,12 @@ def _gpu() -> str:
 
 def _ece(calibration: dict, when: str) -> float | None:
     from vol3d.metrics import Reliability
+    from vol3d.workflows.calibration import Calibration
 
     if not calibration:
         return None
+    if when == "after" and not Calibration.from_json(calibration).helps:
+        when = "untempered" if calibration.get("untempered") else "before"
     return round(Reliability.from_json(calibration[when]).expected_calibration_error, 5)
 
 
@@ -229,7 +232,7 @@ def main_table(rows: dict[str, dict]) -> str:
 
 
 def ablation_table(rows: dict[str, dict]) -> str:
-    """What is left where a part is left out, and the spread over seeds of the default."""
+    """What is left where a part is left out, and the default's spread over seeds; a line for every part with a row."""
     two = ("nuclei_a", "ovule_walls")
     seeds = {
         v: [
@@ -245,8 +248,10 @@ def ablation_table(rows: dict[str, dict]) -> str:
     lines.append(f"| default | {' | '.join(spread)} |")
     for part in list(PARTS)[1:]:
         cells = []
-        for volume in two:
-            found = rows.get(name_of(_key("vol3d", part, volume, USUAL, 120, 0)))
+        measured = [rows.get(name_of(_key("vol3d", part, volume, USUAL, 120, 0))) for volume in two]
+        if not any(measured):
+            continue
+        for volume, found in zip(two, measured, strict=True):
             base = seeds[volume]
             told = "not measured"
             if found is not None:

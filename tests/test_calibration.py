@@ -18,6 +18,7 @@ from vol3d.inference import plan_for, predict_slabs, whole_pass
 from vol3d.metrics import Reliability, fit_temperature, tempered
 from vol3d.networks import build
 from vol3d.report import reliability_png
+from vol3d.sampling.holdout import plane_name
 from vol3d.volume import Affine, LabelTable, SparseLabels
 from vol3d.workflows import calibration
 from vol3d.workflows.around import Looking
@@ -351,7 +352,7 @@ def test_neither_half_is_judged_by_its_own_temperature():
 def test_halves_share_no_slice_and_both_have_labels(planes):
     labeled = slices((20, 21, 22), *planes)
     known = SparseLabels(np.zeros(labeled.shape, np.uint8), labeled, Affine.from_spacing((1.0, 1.0, 1.0)))
-    (half,) = calibration._second_half([known])
+    (half,) = calibration._second_half([known], [plane_name])
     assert half[labeled].any()
     assert not half[labeled].all()
     if len(planes) > 1:
@@ -364,11 +365,15 @@ def test_halves_share_no_slice_and_both_have_labels(planes):
 def test_slices_are_halved_over_all_scans_and_scribbles_by_blocks():
     affine = Affine.from_spacing((1.0, 1.0, 1.0))
     one = [slices((20, 20, 20), (2, 4)), slices((20, 20, 20), (2, 4))]
-    halves = calibration._second_half([SparseLabels(np.zeros((20,) * 3, np.uint8), mask, affine) for mask in one])
+    halves = calibration._second_half(
+        [SparseLabels(np.zeros((20,) * 3, np.uint8), mask, affine) for mask in one], [plane_name] * 2
+    )
     assert [bool(half[mask].all()) for half, mask in zip(halves, one, strict=True)] == [False, True]
     scribble = np.zeros((40, 8, 8), bool)
     scribble[3:37, 4, 4] = True
-    (half,) = calibration._second_half([SparseLabels(np.zeros(scribble.shape, np.uint8), scribble, affine)])
+    (half,) = calibration._second_half(
+        [SparseLabels(np.zeros(scribble.shape, np.uint8), scribble, affine)], [plane_name]
+    )
     assert half[scribble].tolist() == [False] * 16 + [True] * 16 + [False] * 2
 
 

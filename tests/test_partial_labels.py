@@ -435,11 +435,11 @@ def test_border_weights_leave_set_voxels_as_they_are() -> None:
     weight = np.full(codes.shape, 0.5, np.float32)
     meaning = decide([drawn(codes)], NOT_3)
     labels = meaning.sparse(drawn(codes), weight)
-    raised = with_border_weights(case_of(labels), meaning, LossConfig(border=10.0)).labels.weight
+    raised = with_border_weights(case_of(labels), meaning, LossConfig(border=10.0)).border
     assert raised is not None
-    assert (raised[codes == 250] == 0.5).all()
+    assert (raised[codes == 250] == 1).all()
     assert (raised[codes == 255] == 0).all()
-    assert (raised[5, 3:6, 3:6] > 0.5).all()  # the gap between two objects
+    assert (raised[5, 3:6, 3:6] > 1).all()  # the gap between two objects
 
 
 def files_of(*volumes: np.ndarray) -> tuple[TrainingFiles, list[Volume]]:

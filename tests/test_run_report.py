@@ -485,7 +485,7 @@ def test_the_worst_slice_is_the_one_with_most_errors(tmp_path):
     counts = Contingency.from_labels(answer, split.validation.classes, split.validation.labeled, 2)
     end = replace(end, score=HeldOutScore.from_counts(counts, TABLE), answers=[answer])
     text = report_run(tmp_path, plan(), [case], MEANING, [split], end).read_text(encoding="utf-8")
-    assert f"The worst slice: scan.h5:raw, slice {case.file_plane(axis, index)}, mean IoU 0." in text
+    assert f"The worst slice: scan.h5:raw, slice {case.file_plane(axis, index)}, mean IoU of foreground 0." in text
 
 
 def test_without_the_answers_scores_are_as_written_down(tmp_path):

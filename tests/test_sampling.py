@@ -85,7 +85,7 @@ def test_painted_slices_are_planes_at_least_half_labeled():
     assert found == [(0, 3), (0, 9), (0, 15), (1, 4), (1, 12), (1, 18), (2, 6), (2, 14)]
     thin = np.zeros((8, 8, 1), bool)
     thin[2] = True
-    assert painted_slices(thin) == [(0, 2)]
+    assert painted_slices(thin) == []  # what was painted of a plane are lines, which are no slices
 
 
 @pytest.mark.parametrize("every", [2, 3, 4, 5])

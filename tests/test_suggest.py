@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import h5py
@@ -120,6 +121,26 @@ def test_a_scan_of_another_study_has_nothing_painted(task, tmp_path):
     assert result.planes[0].distance_mm is None
     assert set(np.unique(result.codes)) == {result.to_paint, result.unlabeled}
     assert len({result.to_paint, result.unlabeled, 0, 1}) == 4
+
+
+def test_the_printed_command_goes_on_with_the_right_scans(task, tmp_path, capsys):
+    folder, scan, sparse, _ = task
+    run = tmp_path / "run"
+    shutil.copytree(folder / "run", run)
+    record = json.loads((run / "run.json").read_text())
+    record["config"]["data"] |= {"images": [scan, "/b.nii.gz"], "labels": [sparse, "/b_labels.nii.gz"]}
+    (run / "run.json").write_text(json.dumps(record))
+    own = tmp_path / "other.nii.gz"
+    shutil.copy(scan, own)
+    said = {}
+    for name, models in (("other", folder), ("several", tmp_path), ("own", folder)):
+        asked = str(own) if name == "other" else scan
+        out = str(tmp_path / f"{name}_paint.nii.gz")
+        assert main(["suggest", asked, "-m", str(models / "run"), "-n", "1", "-o", out, "--no-preview"]) == 0
+        said[name] = next(line for line in capsys.readouterr().out.splitlines() if "--resume" in line)
+    assert f"/run -i {own} -l {tmp_path}/other_paint.nii.gz --unlabeled" in said["other"]
+    assert f"/run -l {tmp_path}/several_paint.nii.gz /b_labels.nii.gz --unlabeled" in said["several"]
+    assert f"/run -l {tmp_path}/own_paint.nii.gz --unlabeled" in said["own"]
 
 
 def test_named_labels_win_over_the_runs(task, tmp_path):

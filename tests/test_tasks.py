@@ -304,7 +304,7 @@ def test_border_weights_raise_the_gap_between_objects():
     case = Case("scan", torch.zeros(1, *classes.shape), labels, (1.0, 1.0, 1.0), {})
     meaning = decide([volume(classes)], parse_config({"labels": {"dense": True}}).labels)
     loss = parse_config({"loss": {"border": 10}}).loss
-    weight = with_border_weights(case, meaning, loss).labels.weight
+    weight = with_border_weights(case, meaning, loss).border
     assert weight[9, 10, 0] > 5 > weight[19, 10, 0] >= 1
     assert with_border_weights(case, meaning, parse_config({}).loss) is case
     with pytest.raises(ConfigError, match="codes among"):
@@ -339,7 +339,7 @@ def test_border_weights_lie_between_things_whatever_stuff_is_called():
         Quiet(),
     )
     assert "tubule inside" in meaning.table.names
-    weight = with_border_weights(cases[0], meaning, parse_config({"loss": {"border": 10}}).loss).labels.weight
+    weight = with_border_weights(cases[0], meaning, parse_config({"loss": {"border": 10}}).loss).border
     assert weight[9, 12, 0] > 5
     assert weight[0, 4, 0] < 1.5  # beside stuff alone there is no gap between objects
 
@@ -425,8 +425,8 @@ def test_border_weights_of_a_2d_network_are_those_of_its_planes():
     case = Case("scan", torch.zeros(1, *classes.shape), labels, (1.0, 1.0, 1.0), {})
     meaning = decide([volume(classes)], parse_config({"labels": {"dense": True}}).labels)
     loss = parse_config({"loss": {"border": 10}}).loss
-    assert with_border_weights(case, meaning, loss).labels.weight.max() == 1
-    assert with_border_weights(case, meaning, loss, (2,)).labels.weight.max() > 8
+    assert with_border_weights(case, meaning, loss).border.max() == 1
+    assert with_border_weights(case, meaning, loss, (2,)).border.max() > 8
 
 
 def test_borders_survive_a_coarser_grid(tmp_path):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from vol3d.cli.console import ConsoleListener, write
 from vol3d.cli.learning import experiment, train
-from vol3d.cli.options import drawn_labels, instances, meaning, reading, require_drawn, require_files, without_own
+from vol3d.cli.options import drawn_labels, instances, meaning, reading, require_drawn, require_files
 from vol3d.cli.tables import write_table
 
 
@@ -21,10 +21,11 @@ def predict(options: Namespace) -> int:
     """`vol3d predict`."""
     from vol3d import io
     from vol3d.workflows.models import find_model
+    from vol3d.workflows.results import without_results
 
     require_drawn(options)
     path = find_model(options.model)  # a wrong name is told before seconds of imports
-    scans = without_own(io.find(options.scans), options.scans)
+    scans = without_results(io.find(options.scans), options.scans)
 
     from vol3d.bundle import ModelBundle
     from vol3d.config import DataConfig, LabelsConfig
@@ -184,7 +185,9 @@ def suggest(options: Namespace) -> int:
     codes = f"--unlabeled {result.unlabeled} --unlabeled {result.to_paint}"
     run, labels = find_model(options.model).parent, shlex.quote(str(result.path))
     if (run / "run.json").is_file():
-        write(f"vol3d train --resume {shlex.quote(str(run))} -l {labels} {codes}    (a minute, from this model)")
+        scan = "" if result.learned_with is not None else f" -i {shlex.quote(options.scan)}"
+        every = " ".join([labels, *map(shlex.quote, result.learned_with or ())])
+        write(f"vol3d train --resume {shlex.quote(str(run))}{scan} -l {every} {codes}    (a minute, from this model)")
     write(f"vol3d train -i {shlex.quote(options.scan)} -l {labels} {codes}    (a new model)")
     return 0
 

@@ -23,26 +23,6 @@ def require_only(options: Namespace, *allowed: str) -> None:
         )
 
 
-def without_own(found: list[str], named: list[str]) -> list[str]:
-    """Scans of folders and globs without the label maps that earlier predictions left beside them."""
-    from vol3d import io
-    from vol3d.workflows.outputs import RESULT_TAGS
-
-    files = [str(io.split_name(scan)[0]) for scan in found]  # in an HDF5 file, whichever dataset
-    labels = {
-        _file(io.default_output(scan, tag)) for scan in files for tag in (*(tag for tag, _ in RESULT_TAGS), "_paint")
-    }
-    tags = ("_probabilities", "_uncertainty", "_provenance")
-    ours = labels | {_file(io.default_output(name, tag)) for name in labels for tag in tags}
-    return [scan for scan, file in zip(found, files, strict=True) if scan in named or file not in ours]
-
-
-def _file(name: str) -> str:
-    from vol3d import io
-
-    return str(io.split_name(name)[0])
-
-
 def _given(options: Namespace) -> list[str]:
     """Names of the options that say something; 0 does, too."""
     return [name for name, value in vars(options).items() if value is not None and value is not False and value != []]

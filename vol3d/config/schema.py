@@ -189,7 +189,8 @@ class LossConfig(Section):
     )
     border_sigma_mm: Positive | None = Field(None, description="σ of that map; None: five voxels")
     border_classes: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
-        None, description="codes of the objects that gaps lie between; None: all but the smallest code"
+        None,
+        description="codes of the objects that gaps lie between; None: all but background, or but the smallest code",
     )
     regression: Literal["mae", "mse", "huber"] = "mae"
     huber_delta: Positive = Field(1.0, description="where Huber's loss turns linear, in standard deviations")
@@ -201,8 +202,10 @@ class LossConfig(Section):
     def _some_term(self) -> LossConfig:
         if not any((self.cross_entropy, self.focal, self.dice, self.iou, self.lovasz, self.ms_ssim)):
             raise ValueError("at least one term needs a weight above 0")
-        if self.deep_supervision is not None and not any(self.deep_supervision):
-            raise ValueError("at least one of the weights of `deep_supervision` must be above 0")
+        if not isinstance(self.class_weights, str) and not any(self.class_weights):
+            raise ValueError("at least one of `class_weights` must be above 0")
+        if self.deep_supervision is not None and not (self.deep_supervision and self.deep_supervision[0]):
+            raise ValueError("the first of the weights of `deep_supervision`, of the final output, must be above 0")
         return self
 
 
@@ -307,6 +310,10 @@ class Config(Section):
             raise ValueError(f"`instances` is for tasks instances and panoptic, found task {self.task}")
         if self.task == "instances" and (self.instances.things is not None or self.labels.classes):
             raise ValueError("`instances.things` and `labels.classes` are for task panoptic; found task instances")
+        if objects and self.loss.border_classes is not None:
+            raise ValueError(
+                f"`loss.border_classes` is for task semantic: the objects of {self.task} are in its labels"
+            )
         plain = LossConfig(
             regression=self.loss.regression,
             huber_delta=self.loss.huber_delta,

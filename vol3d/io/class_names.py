@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,9 @@ def from_caret(xml: bytes) -> dict[str, str]:
 
 
 def sidecar(path: Path) -> Path:
-    """The JSON file beside a volume."""
-    return path.with_name(path.name + ".json")
+    """The JSON file beside a volume; where its name is a link, beside the file that it leads to."""
+    target = Path(os.path.realpath(path))
+    return target.with_name(target.name + ".json")
 
 
 def write_sidecar(path: Path, names: dict[int, str] | None) -> None:

@@ -138,10 +138,20 @@ def shape_of(dataset: Any, name: str) -> tuple[tuple[int, int, int], int]:  # no
     stored: tuple[int, ...] = tuple(dataset.shape or ())
     if not 2 <= len(stored) <= 4 or 0 in stored:
         raise FileFormatError(f"{name} has shape {stored}; expected z, y, x or channel, z, y, x. Name another dataset.")
-    if len(stored) == 4 and stored[-1] <= 4 and stored[0] > 16:
+    if len(stored) == 4 and stored[-1] <= 4 and (stored[0] > 16 or (min(stored[1:3]) > 16 and not 1 < stored[0] <= 4)):
         raise FileFormatError(
             f"{name} has shape {stored}, which looks like z, y, x, channel; expected channel, z, y, x. "
-            "Store the channels first."
+            "Store the channels first; a scan of one channel without that axis."
+        )
+    if (
+        len(stored) == 3
+        and stored[-1] in (3, 4)
+        and min(stored[:2]) > 16
+        and not {ELEMENT_SIZE, AFFINE} & {*dataset.attrs}
+    ):
+        raise FileFormatError(
+            f"{name} has shape {stored}, which looks like a color picture y, x, channel; expected z, y, x. Store one "
+            f"channel; a scan that is so thin along x gets the attribute {ELEMENT_SIZE} (z, y, x)."
         )
     z, y, x = stored[-3:] if len(stored) > 2 else (1, *stored)
     return (int(x), int(y), int(z)), int(stored[0]) if len(stored) == 4 else 1
@@ -174,20 +184,29 @@ def to_xyz(stored: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
 def affine_of(dataset: Any, file: Any, name: str) -> Affine | None:  # noqa: ANN401
     """Our own affine, else the voxel size of the dataset or of the whole file; None where neither is stored."""
     try:
+        affine = None
         if AFFINE in dataset.attrs:
-            return Affine(np.asarray(dataset.attrs[AFFINE], dtype=np.float64))
-        sizes = dataset.attrs.get(ELEMENT_SIZE, file.attrs.get(ELEMENT_SIZE))
-        if sizes is None:
-            return None
-        sizes = np.asarray(sizes, dtype=np.float64).ravel()
-        if sizes.size == 2:
-            sizes = np.array([1.0, *sizes])
-        return default_affine(sizes)
+            affine = Affine(np.asarray(dataset.attrs[AFFINE], dtype=np.float64))
+        sizes = dataset.attrs.get(ELEMENT_SIZE, file.attrs.get(ELEMENT_SIZE) if affine is None else None)
+        if sizes is not None:
+            sizes = np.asarray(sizes, dtype=np.float64).ravel()
+            flat = sizes.size == 2 and dataset.ndim == 2
+            stated = default_affine(np.array([1.0, *sizes]) if flat else sizes)
+            _require_same_sizes(affine or stated, stated)
+            affine = affine or stated
     except (GeometryError, ValueError, TypeError) as error:
         raise GeometryError(
             f"{name}: its attribute {ELEMENT_SIZE} or {AFFINE} is not a valid geometry ({error}). "
             f"Set {ELEMENT_SIZE} to three positive numbers (z, y, x)."
         ) from error
+    return affine
+
+
+def _require_same_sizes(affine: Affine, stated: Affine) -> None:
+    """Raise `GeometryError` where somebody changed one of the two attributes and not the other."""
+    if not np.allclose(affine.spacing, stated.spacing, rtol=1e-3):
+        one, other = ("×".join(f"{1000 * edge:.6g}" for edge in found.spacing[::-1]) for found in (affine, stated))
+        raise GeometryError(f"voxels of {one} µm in {AFFINE}, of {other} µm in {ELEMENT_SIZE}: delete the wrong one")
 
 
 def _attributes(dataset: Any) -> dict[str, Any]:  # noqa: ANN401

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vol3d.errors import FileFormatError
+from vol3d.errors import FileFormatError, ResourceError
 from vol3d.io import atomic, class_names
 from vol3d.io.hdf5 import AFFINE, CHANNEL_NAMES, CLASS_NAMES, ELEMENT_SIZE, default_affine
 from vol3d.io.hdf5_links import resolve
@@ -27,8 +27,8 @@ _METADATA, _PER_CHUNK = 1 << 16, 512  # generous: bytes of HDF5's own bookkeepin
 def write(temporary: Path, location: Location, content: Content) -> None:
     """Store (C, X, Y, Z) as ZYX, or CZYX for several channels, in a copy of the file at `location`, or a new one.
 
-    A dataset of that name is replaced. The space is reserved beforehand: the HDF5 library does not survive a full
-    disk. Raises `OSError`, `FileFormatError`.
+    A dataset of that name is replaced. Raises `ResourceError` where another program changed the file meanwhile. The
+    space is reserved beforehand: the HDF5 library does not survive a full disk. Raises `OSError`, `FileFormatError`.
     """
     stored = _stored(content.array)
     depth = min(_CHUNK, stored.shape[-3])
@@ -57,7 +57,8 @@ def _write(
     import h5py
 
     chunks = (1,) * (len(shape) - 3) + tuple(min(_CHUNK, n) for n in shape[-3:])
-    if location.path.exists():
+    before = _state(location.path)
+    if before is not None:
         shutil.copyfile(location.path, temporary)
     else:
         with h5py.File.in_memory() as empty:
@@ -77,6 +78,20 @@ def _write(
     except (RuntimeError, ValueError, TypeError) as error:
         cause = " ".join(str(error).split())[:200]
         raise FileFormatError(f"{location.name} cannot be written as HDF5 ({cause}). Choose another file.") from error
+    if _state(location.path) != before:
+        raise ResourceError(
+            f"{location.path} was changed by another program while {location.dataset} was written into it; it stays as "
+            "it is now. Run the command again, or write into a file of its own (-o)."
+        )
+
+
+def _state(path: Path) -> tuple[int, int, int] | None:
+    """What tells whether a file was written to or replaced; None where there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _stored(array: NDArray[Any]) -> NDArray[Any]:

@@ -27,6 +27,7 @@ _META_BYTES = {
     4: ("MET_INT", "MET_UINT", "MET_FLOAT"),
     8: ("MET_LONG_LONG", "MET_ULONG_LONG", "MET_DOUBLE"),
 }
+_INTENSITY = {"Slope": 1.0, "Offset": 0.0}  # MetaImage's: what leaves voxels as they are
 
 
 def require_whole(path: Path, name: str, budget: Budget) -> int:
@@ -69,7 +70,8 @@ def _nrrd(file: BinaryIO, name: str) -> tuple[int, ByteStream]:
             fields[key.strip().lower().replace(" ", "")] = value.strip()
     if "datafile" in fields or "lineskip" in fields or "byteskip" in fields:
         raise FileFormatError(f"{name} keeps its voxels in another place or file. Save it as one NRRD file.")
-    _require_mm(fields.get("spaceunits", "").replace('"', "").split(), name)
+    for key in ("spaceunits", "units"):
+        _require_mm(fields.get(key, "").replace('"', "").split(), name)
     encoding = fields.get("encoding", "").lower()
     promised = _bytes(fields.get("sizes", ""), fields.get("type", "").lower(), _NRRD_BYTES, name)
     if encoding == "raw":
@@ -89,6 +91,13 @@ def _meta(file: BinaryIO, path: Path, name: str) -> tuple[int, ByteStream]:
         if key.strip() == "ElementDataFile":
             break
     _require_mm([fields["DistanceUnits"]] if "DistanceUnits" in fields else [], name)
+    if any(
+        _number(fields.get(f"ElementToIntensityFunction{key}"), usual) != usual for key, usual in _INTENSITY.items()
+    ):
+        raise FileFormatError(
+            f"{name} stores intensities that are to be scaled (ElementToIntensityFunctionSlope, …Offset), which is not "
+            "supported. Save it with the values themselves."
+        )
     promised = _bytes(
         fields.get("DimSize", ""), fields.get("ElementType", "").removesuffix("_ARRAY"), _META_BYTES, name
     )
@@ -133,6 +142,13 @@ def _count(text: str, name: str) -> int:
     if not text.isdecimal() or not 0 < int(text[:19]) < 2**62:
         raise FileFormatError(f"{name}: its header holds the size {text[:40]!r}; expected a positive number.")
     return int(text[:19])
+
+
+def _number(text: str | None, usual: float) -> float:
+    try:
+        return usual if text is None else float(text)
+    except ValueError:
+        return math.nan
 
 
 def _require_mm(units: list[str], name: str) -> None:

@@ -11,7 +11,7 @@ from vol3d.io.formats import split_suffix
 from vol3d.io.names import split_name
 
 _WORDS = (
-    "sparse|dense|labels?|seg|segm|segmentations?|masks?|gt|annotations?|annotated|painted|values?|targets?|instances?|"
+    "sparse|dense|labels?|seg|segm|segmentations?|masks?|gt|annotations?|annotated|paint|painted|values?|targets?|instances?|"
     "panoptic|weights?|images?|img|im|raw|scan"
 )
 _WORD = re.compile(rf"(?:^|[/_\-. ])(?:{_WORDS})$", re.IGNORECASE)

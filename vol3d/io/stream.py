@@ -21,7 +21,8 @@ _STORED_BLOCK = 1 << 17
 _DAMAGED = cast("type[Exception]", isal_zlib.error)
 GZIP, ZLIB = 31, 15  # zlib's codes for the two wrappings of deflate
 _LARGEST_RATIO = 1032  # deflate cannot expand further
-_SURPLUS = 1 << 20  # bytes after the voxels that some programs pad with
+_SURPLUS = 1 << 20  # unpacked bytes after the voxels that some programs pad with
+_PADDING = 1 << 12  # the same, of a file without compression
 
 
 class ByteStream(ABC):
@@ -100,7 +101,13 @@ class PlainStream(ByteStream):
         self.position += filled
 
     def finish(self) -> None:
-        """Nothing to check."""
+        """Refuse a file that goes on: its header may declare too few voxels, or of the wrong type."""
+        surplus = self.capacity - self.position
+        if surplus > _PADDING:
+            raise FileFormatError(
+                f"{self.name} holds {bytes_text(surplus)} beyond the voxels that its header declares, which may be of "
+                "another size or type than it says. Mend the header, or export it again."
+            )
 
 
 class DeflateStream(ByteStream):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def write_label_runs(
         return _store(location, Content(codes[np.newaxis], dtype, like, names), overwrite)
     _require_writable(location, overwrite)
     content = Content(like.array[:1], dtype, like, names)
-    with atomic.replace(location.path) as temporary:
+    with _alone(location), atomic.replace(location.path) as temporary:
         hdf5_write.write_runs(temporary, location, content, runs)
     return location.path
 
@@ -124,10 +125,15 @@ def _require_writable(location: Location, overwrite: bool) -> None:
         raise ResourceError(f"{location.name}: the folder {path.parent} is write-protected. Choose another folder.")
 
 
+def _alone(location: Location) -> AbstractContextManager[None]:
+    """Of a file that holds several datasets no two are written at a time: each is written into a copy of the file."""
+    return atomic.locked(Path(os.path.realpath(location.path)).parent) if location.dataset else nullcontext()
+
+
 def _store(location: Location, content: Content, overwrite: bool) -> Path:
     _require_writable(location, overwrite)
     entry = format_of(location.path, location.name)
-    with atomic.replace(location.path) as temporary:
+    with _alone(location), atomic.replace(location.path) as temporary:
         entry.write(temporary, location, content)
         if entry.sidecar:  # old names must never stand beside new codes, nor go before those are there
             class_names.write_sidecar(location.path, None)

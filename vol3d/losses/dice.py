@@ -1,4 +1,8 @@
-"""Soft Dice over labeled voxels (Milletari et al. 2016, arXiv 1606.04797; here with one term per class)."""
+"""Soft Dice over labeled voxels, as Milletari et al. (2016, arXiv 1606.04797) have it but for one term per class.
+
+Its denominator is the sum of probabilities and labels, not of their squares, as in Sudre et al. (2017, arXiv
+1707.03237).
+"""
 
 from __future__ import annotations
 

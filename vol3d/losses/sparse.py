@@ -28,9 +28,9 @@ class SparseLoss(nn.Module):
     samples: any split of a batch into micro-batches or over processes, with the joint total, has the same loss and
     gradient. Class weights act within the terms over voxels and within that share.
 
-    sets: class indices of each of S sets. A voxel whose class is given as K + s is only known to be of one of the
+    sets: class indices of each of M sets. A voxel whose class is given as K + s is only known to be of one of the
     classes of set s: −log Σ p over them is its cross-entropy (see `log_probability`), 1 − Σ p is what the focal loss
-    takes to a power, and it has no part in the terms over regions, nor in a sample's share. set_weights: (S,) ≥ 0, in
+    takes to a power, and it has no part in the terms over regions, nor in a sample's share. set_weights: (M,) ≥ 0, in
     the place of a class weight; None: all 1.
 
     Source: weighted softmax loss of the 3D U-Net (Çiçek et al. 2016); the other terms name theirs.
@@ -85,7 +85,7 @@ class SparseLoss(nn.Module):
     def weights(self, classes: Tensor, weight: Tensor) -> Tensor:
         """Class (or set) weight × voxel weight; float32 (N, *S), exactly 0 where `weight` is 0.
 
-        classes: integers (N, *S), 0…K+S−1 where weight > 0, anything elsewhere. weight: (N, *S) ≥ 0.
+        classes: integers (N, *S), 0…K+M−1 where weight > 0, anything elsewhere. weight: (N, *S) ≥ 0.
         """
         return self._of_class(_settled(classes, weight)) * weight.float()
 

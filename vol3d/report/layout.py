@@ -125,8 +125,7 @@ def _drawable(planes: list[Plane]) -> list[tuple[float, float, str]]:
         longest = max(plane.width_mm, plane.height_mm)
         zoom = max(1.0, largest / _SMALLEST / longest)
         thinnest = longest / _LONGEST_ASPECT
-        thin = min(plane.width_mm, plane.height_mm) < thinnest * (1 - 1e-6)
-        note = "not to scale" if thin else "enlarged" if zoom > 1 else ""
+        note = "not to scale" if plane.is_thinner_than(_LONGEST_ASPECT) else "enlarged" if zoom > 1 else ""
         sizes.append((zoom * max(plane.width_mm, thinnest), zoom * max(plane.height_mm, thinnest), note))
     return sizes
 

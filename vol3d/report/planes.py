@@ -33,6 +33,10 @@ class Plane:
     width_mm: float
     height_mm: float
 
+    def is_thinner_than(self, aspect: float) -> bool:
+        """Whether one side is longer than `aspect` times the other."""
+        return min(self.width_mm, self.height_mm) * aspect < max(self.width_mm, self.height_mm) * (1 - 1e-6)
+
     def cut(self, array: NDArray[Any], affine: Affine) -> NDArray[Any]:
         """The plane of an array (…, X, Y, Z) on this grid; (…, rows, columns), a view."""
         lead = (slice(None),) * (array.ndim - 3)

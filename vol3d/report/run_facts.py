@@ -88,15 +88,16 @@ class Calibration:
 
 @dataclass(frozen=True)
 class SlicePicture:
-    """A held-out slice. file: in the run folder. name: scan and slice in the file's own axes. iou: mean over classes.
+    """A held-out slice. file: in the run folder. name: scan and slice in the file's own axes. iou: a mean over classes.
 
-    which: `best`, `worst` or `only`.
+    which: `best`, `worst` or `only`. mean: what the mean is called, with or without background.
     """
 
     file: str
     name: str
     iou: float
     which: str
+    mean: str = "mean IoU"
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,8 @@ def slice_png(  # noqa: PLR0913, PLR0917 RUF100  a picture and all that is in it
 
     image: (X, Y, Z) or (C, X, Y, Z); the mean of its channels is shown. plane: axis and index of this grid. drawn,
     predicted: class indices of `table`, (X, Y, Z), looked at only where `labeled`; the rest is faded. The slice is
-    turned to closest RAS in its physical proportions. Raises `GeometryError` where shapes differ, the plane is outside
+    turned to closest RAS in its physical proportions; one more than eight times as long as wide is drawn wider, says so
+    and has no scale bar. Raises `GeometryError` where shapes differ, the plane is outside
     or a mere line.
     """
     channels = image if image.ndim == 4 else image[None]
@@ -111,10 +112,13 @@ def slice_png(  # noqa: PLR0913, PLR0917 RUF100  a picture and all that is in it
         axes.set_axis_off()
         axes.imshow(picture, aspect="auto", interpolation="antialiased")
         marks.letters(axes, cut)
-        if number == 0:
+        name = _NAMES[number]
+        if number == 0 and cut.is_thinner_than(_SLIM):
+            name = f"{name} (not to scale)"
+        elif number == 0:
             marks.scale_bar(axes, cut)
         left, bottom, _, high = page.box(number)
-        paper.write(drawing, left, bottom + high + 0.06 / page.height, _NAMES[number], ha="left", va="bottom")
+        paper.write(drawing, left, bottom + high + 0.06 / page.height, name, ha="left", va="bottom")
     _draw_legend(drawing, page, lines)
     return paper.save_png(drawing, path)
 

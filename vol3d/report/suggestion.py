@@ -43,7 +43,8 @@ def suggestion_png(
 
     image: (X, Y, Z) or (C, X, Y, Z), the mean of its channels is shown. plane: axis and index of the stored grid.
     classes: class indices (X, Y, Z) of `table`. entropy: (X, Y, Z), 0 … 1. The plane is turned to closest RAS in its
-    physical proportions. Raises `GeometryError` where the arrays differ in shape or the plane is not in them.
+    physical proportions; where it is more than eight times as long as wide it is drawn wider, says so, and has no scale
+    bar. Raises `GeometryError` where the arrays differ in shape or the plane is not in them.
     """
     channels = image if image.ndim == 4 else image[None]
     shape = channels.shape[1:]
@@ -76,9 +77,10 @@ def suggestion_png(
         axes.set_axis_off()
         heat: dict[str, Any] = {"cmap": _HEAT, "vmin": 0, "vmax": 1} if picture.ndim == 2 else {}
         shown = axes.imshow(picture, aspect="auto", interpolation="antialiased", **heat)
-        _name(axes, _TITLES[number])
+        stretched = cut.is_thinner_than(_LONGEST_ASPECT)
+        _name(axes, f"{_TITLES[number]} (not to scale)" if stretched and not number else _TITLES[number])
         marks.letters(axes, cut)
-        if number == 0:
+        if number == 0 and not stretched:
             marks.scale_bar(axes, cut)
         if heat:
             box = ((left + wide + 0.06) / width, 1 - (top + high) / height, 0.09 / width, high / height)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -32,15 +33,18 @@ class HoldOut:
 def painted_slices(labeled: NDArray[np.bool_], fraction: float = 0.5) -> list[tuple[int, int]]:
     """Annotated slices as (axis, index): planes with at least `fraction` of their voxels labeled.
 
-    An axis of one voxel has no slices: its only plane is the whole volume.
+    An axis of one voxel has no slices: its only plane is the whole volume, and those across the others are lines.
     """
     found: list[tuple[int, int]] = []
-    for axis, extent in enumerate(labeled.shape):
-        if extent == 1:
-            continue
+    for axis in range(labeled.ndim) if 1 not in labeled.shape else ():
         others = tuple(a for a in range(labeled.ndim) if a != axis)
         found += [(axis, int(i)) for i in np.flatnonzero(labeled.mean(axis=others) >= fraction)]
     return found
+
+
+def slice_groups(labeled: NDArray[np.bool_], name: Callable[[int, int], str]) -> list[list[tuple[int, int]]]:
+    """Annotated slices as lists of planes, (axis, index) each, that have one name: those of one slice of the file."""
+    return [list(planes) for _, planes in groupby(painted_slices(labeled), key=lambda plane: name(*plane))]
 
 
 def plane_name(axis: int, index: int) -> str:
@@ -53,12 +57,13 @@ def hold_out(labels: SparseLabels, every: int, name: Callable[[int, int], str] =
 
     A voxel where a held-out slice crosses a training slice counts for neither. Labels that are not slices
     (scribbles), or that cover most of the volume, are split by blocks of 16 voxels. With fewer than four slices,
-    or where a class would be left without any training voxel, nothing is held out.
+    or where a class would be left without any training voxel, nothing is held out. Planes of one name, which a slice
+    becomes on a finer grid, stay together.
     """
     if every < 2:
         return HoldOut(labels, None, "no labels are held out")
     known = labels.known
-    slices = painted_slices(known)
+    slices = slice_groups(known, name)
     if not slices or known.mean() > _DENSE:
         return _hold_out_blocks(labels, every)
     if len(slices) < _FEWEST_SLICES:
@@ -66,11 +71,11 @@ def hold_out(labels: SparseLabels, every: int, name: Callable[[int, int], str] =
     for offset in [every // 2, *range(every)]:
         chosen = slices[offset::every]
         if chosen and len(chosen) < len(slices):
-            away = _planes(labels.labeled.shape, chosen)
-            kept = _planes(labels.labeled.shape, [s for s in slices if s not in chosen])
+            away = _planes(labels.labeled.shape, [plane for one in chosen for plane in one])
+            kept = _planes(labels.labeled.shape, [plane for one in slices if one not in chosen for plane in one])
             split = _split(labels, ~away, away & ~kept)
             if split is not None:
-                names = ", ".join(name(axis, index) for axis, index in chosen)
+                names = ", ".join(name(*one[0]) for one in chosen)
                 return HoldOut(*split, f"held out for validation: {len(chosen)} of {len(slices)} slices ({names})")
     return HoldOut(labels, None, "no slice can be held out without losing a class from training")
 

@@ -3,7 +3,8 @@
 Glibc gives large blocks back, and the system clears every page of the next one. Measured on two cores, that took a
 seventh of a training step's time, and a quarter to a half of a prediction's. Kept, memory is cut into pieces by tiles
 of several sizes, and more is taken than is in use. Left to itself, glibc does some of both. Where there is no glibc
-nothing is changed. Both ways are contexts, and decorators of workflows that run in them.
+nothing is changed. Both ways are contexts, and decorators of workflows that run in them. Between
+large tiles less is kept, which costs little: of a scan of 512³ voxels that is a seventh of the memory of a prediction.
 """
 
 from __future__ import annotations
@@ -34,6 +35,17 @@ def freed_memory_returned() -> Iterator[None]:
     """
     with _thresholds(_BLOCK, _BLOCK):
         yield
+
+
+def keep_less() -> None:
+    """All that is free goes back to the system now; from now on blocks of 32 MB and more do as soon as they are freed.
+
+    For the body of `freed_memory_kept`.
+    """
+    library = _glibc()
+    if library is not None:
+        library.mallopt(_MMAP_THRESHOLD, _USUAL_MMAP)
+        library.malloc_trim(0)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from vol3d.workflows.info import info
 from vol3d.workflows.listener import Listener
 from vol3d.workflows.models import find_model
 from vol3d.workflows.object_evaluations import InstanceEvaluation, PanopticEvaluation
-from vol3d.workflows.sources import Source, Spacing
+from vol3d.workflows.sources import Source, Spacing, require_arrays
 
 if TYPE_CHECKING:
     from vol3d.bundle import ModelBundle
@@ -43,6 +43,7 @@ class EvaluateOptions(TypedDict, total=False):
 
     unlabeled: int | Sequence[int] | None
     annotated_slices: Slices
+    dense: bool
     leave_out: Source | Several | None
     spacing_mm: Spacing
     surface: bool
@@ -86,6 +87,7 @@ def train(  # noqa: PLR0913  keyword arguments of a verb
     """
     from vol3d.workflows.train import train as run
 
+    require_arrays(spacing_mm, images, labels, weights)
     codes = (unlabeled,) if isinstance(unlabeled, int) else unlabeled
     slices = None if annotated_slices is None else {axis: tuple(n) for axis, n in annotated_slices.items()}
     options = {
@@ -150,6 +152,7 @@ def predict(  # noqa: PLR0913  keyword arguments of a verb
     from vol3d.workflows.outputs import PredictOptions
     from vol3d.workflows.predict import predict as run
 
+    require_arrays(spacing_mm, scan, keep_drawn)
     options = PredictOptions(
         probabilities=probabilities,
         tta=tta,
@@ -199,6 +202,7 @@ def evaluate(  # noqa: PLR0913  keyword arguments of a verb
     task: Task = "semantic",
     unlabeled: int | Sequence[int] | None = None,
     annotated_slices: Slices = None,
+    dense: bool = False,
     leave_out: Source | Several | None = None,
     spacing_mm: Spacing = None,
     surface: bool = False,
@@ -209,12 +213,13 @@ def evaluate(  # noqa: PLR0913  keyword arguments of a verb
     """Score a prediction on the labeled voxels of a reference; see `vol3d.workflows.evaluate`.
 
     task: what the voxels hold: "semantic" class codes, "instances" object numbers, "panoptic" class × `divisor` +
-    object number, "regression" values. surface: also distances between surfaces in mm, with the surface Dice at
-    `tolerance_mm`. things: panoptic classes whose objects count one by one.
-    Lists of predictions and references (files, folders, globs, paired by name; or arrays, by order) are several cases:
-    the result is a `CaseEvaluations` with every case, mean and standard deviation.
+    object number, "regression" values. unlabeled, annotated_slices, dense: what the reference's codes mean. surface:
+    also distances between surfaces in mm, with the surface Dice at `tolerance_mm`. things: panoptic classes whose
+    objects count one by one. Lists of predictions and references (files, folders, globs, paired by name; or arrays, by
+    order) are several cases: the result is a `CaseEvaluations` with every case, mean and standard deviation.
     """
-    meaning = _meaning(unlabeled, annotated_slices, dense=False)
+    meaning = _meaning(unlabeled, annotated_slices, dense=dense)
+    require_arrays(spacing_mm, prediction, reference, leave_out)
     scoring = Scoring(task, meaning, surface, tolerance_mm, divisor, None if things is None else tuple(things))
     if isinstance(prediction, (list, tuple)) and isinstance(reference, (list, tuple)):
         left_out = leave_out if leave_out is None or isinstance(leave_out, (list, tuple)) else [leave_out]
@@ -239,6 +244,7 @@ def check(
 ) -> Check:
     """Do an image and its labels fit together, and what do the labels cover? See `vol3d.workflows.check.check`."""
     meaning = _meaning(unlabeled, annotated_slices, dense=dense)
+    require_arrays(spacing_mm, image, labels)
     return _check(image, labels, config=meaning, task=task, spacing_mm=spacing_mm)
 
 
@@ -279,6 +285,7 @@ def experiment(  # noqa: PLR0913  keyword arguments of a verb
     from vol3d.workflows.experiment import run_experiment
     from vol3d.workflows.experiment_kinds import Choices
 
+    require_arrays(spacing_mm, images, labels)
     sizes = {"plan": network, "dimensions": dimensions}
     codes = (unlabeled,) if isinstance(unlabeled, int) else unlabeled
     planes = None if annotated_slices is None else {axis: tuple(n) for axis, n in annotated_slices.items()}
@@ -339,6 +346,7 @@ def suggest(  # noqa: PLR0913  keyword arguments of a verb
     from vol3d.workflows.suggest import SuggestOptions
     from vol3d.workflows.suggest import suggest as run
 
+    require_arrays(spacing_mm, scan, labels)
     stated = unlabeled is not None or annotated_slices is not None
     options = SuggestOptions(
         axes=tuple(axes),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from vol3d.workflows.tiling import gb_for_tiles, model_plans
 
 OBJECT_VOLUMES = 10  # float32 volumes beside the probabilities while objects are told apart, measured
 _LABELS, _VALUES, _MAPS = 2.0, 20.0, 16.0  # bytes a voxel: codes and their copy, a regression's values, uncertainty
+_LARGE = 2**21  # voxels of a tile that takes a tenth of a second and more
 Size = tuple[int, int, int]
 
 
@@ -73,3 +74,8 @@ def plans_at_once(  # noqa: PLR0913, PLR0917 RUF100  as above
     more = choice.probabilities or choice.tta or choice.uncertainty
     alone = bundle.task.kind == "semantic" and as_stored and not more
     return model_plans(network, seen, bundle, device, settings, indices=alone)
+
+
+def has_large_tiles(plans: Sequence[TilePlan]) -> bool:
+    """Whether several tiles are run, each so large that keeping less memory between them costs little."""
+    return any(len(plan.tiles) > 1 and math.prod(plan.size) >= _LARGE for plan in plans)

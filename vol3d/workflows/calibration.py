@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from vol3d.errors import ConfigError, LabelError
 from vol3d.metrics import Reliability, fit_temperature, tempered
 from vol3d.networks import current_statistics
-from vol3d.sampling import painted_slices
+from vol3d.sampling.holdout import slice_groups
 from vol3d.volume import SparseLabels
 from vol3d.workflows.around import Looking, answers_around
 from vol3d.workflows.case import Case
@@ -24,6 +24,7 @@ MOST_VOXELS = 200_000
 _MOST_VALUES = 1 << 24  # logits kept, all classes and members together
 _DENSE = 0.5  # above it labels are no slices
 _BLOCK = 16  # voxels along every axis
+PlaneName = Callable[[int, int], str]  # of (axis, index)
 _SEED = 0  # of the voxels that are taken where there are too many
 
 
@@ -60,19 +61,31 @@ class Calibration:
         return self.temperature if self.helps else 1.0
 
     @property
+    def final(self) -> Reliability:
+        """Of the probabilities that the model gives: with the temperature where it helps, else without."""
+        return self.after if self.helps else self.untempered or self.before
+
+    @property
+    def changes(self) -> bool:
+        """Whether the model's probabilities are others than the bare network's."""
+        return self.helps or self.untempered is not None
+
+    @property
     def said(self) -> str:
         """One line for the user."""
-        if self.halves is None:
-            return "probabilities stay as they are: too few held-out labels to calibrate"
-        low, high = sorted(self.halves)
-        ece = [100 * found.expected_calibration_error for found in (self.before, self.after)]
-        nll = [found.negative_log_likelihood for found in (self.before, self.after)]
         shifted = f"class weights taken back: {100 * self.prior_share:.0f} %; " if self.prior_share else ""
         pooled = f"pixel classifier counts {100 * self.pool_weight:.0f} %; " if self.pool_weight else ""
+        if self.halves is None:
+            return f"{pooled}{shifted}temperature 1: too few held-out labels to find another"
+        low, high = sorted(self.halves)
+        ece = [100 * found.expected_calibration_error for found in (self.before, self.final)]
+        nll = [found.negative_log_likelihood for found in (self.before, self.final)]
+        other = ", each half with the temperature of the other" if self.helps else ""
+        tried = f"{self.temperature:.3g}" if self.helps else f"1 ({self.temperature:.3g} does not help)"
         return (
-            f"{pooled}{shifted}temperature {self.temperature:.3g} (halves {low:.3g} and {high:.3g}): "
+            f"{pooled}{shifted}temperature {tried} (halves {low:.3g} and {high:.3g}): "
             f"calibration error {ece[0]:.2f} % → {ece[1]:.2f} %, −log likelihood {nll[0]:.3f} → {nll[1]:.3f} on "
-            f"{self.before.voxels:.0f} held-out voxels, each half with the temperature of the other"
+            f"{self.before.voxels:.0f} held-out voxels{other}"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -140,7 +153,7 @@ def calibrate(
     if not held or any(case.target is not None for case, _ in held):
         raise ConfigError("calibration needs held-out labels with classes; hold some out, and leave it out for values")
     masks = _looked_at([known for _, known in held], network.classes * max(1, len(looking.planes)))
-    second = _second_half([known for _, known in held])
+    second = _second_half([known for _, known in held], [case.file_plane for case, _ in held])
     with current_statistics(network) if current else nullcontext():
         logits = np.concatenate(
             [
@@ -226,13 +239,14 @@ def _groups(masks: Sequence[NDArray[np.bool_]]) -> NDArray[np.int64]:
     return found if numbers.max() >= GROUPS else numbers.astype(np.int64)
 
 
-def _second_half(labels: Sequence[SparseLabels]) -> list[NDArray[np.bool_]]:
+def _second_half(labels: Sequence[SparseLabels], names: Sequence[PlaneName]) -> list[NDArray[np.bool_]]:
     """Which voxels are in the second half, a mask (X, Y, Z) for each labels; both halves hold labels where that can be.
 
-    Every second slice over all labels; where two slices cross, the first one counts. Blocks like a chessboard where
-    labels are no slices, or where there is one slice in all.
+    names: of the planes of each labels; planes of one name are one slice. Every second slice over all labels; where two
+    slices cross, the first one counts. Blocks like a chessboard where labels are no slices, or where there is one slice
+    in all.
     """
-    slices = [_slices(known) for known in labels]
+    slices = [_slices(known, name) for known, name in zip(labels, names, strict=True)]
     halves, number = [], 0
     for known, own in zip(labels, slices, strict=True):
         if not own:
@@ -240,8 +254,8 @@ def _second_half(labels: Sequence[SparseLabels]) -> list[NDArray[np.bool_]]:
             continue
         away = np.zeros(known.shape, dtype=bool)
         for place in range(len(own) - 1, -1, -1):
-            axis, index = own[place]
-            away[(slice(None),) * axis + (index,)] = (number + place) % 2
+            for axis, index in own[place]:
+                away[(slice(None),) * axis + (index,)] = (number + place) % 2
         number += len(own)
         halves.append(away)
     chosen = np.concatenate([away[known.labeled] for away, known in zip(halves, labels, strict=True)])
@@ -250,8 +264,8 @@ def _second_half(labels: Sequence[SparseLabels]) -> list[NDArray[np.bool_]]:
     return halves
 
 
-def _slices(labels: SparseLabels) -> list[tuple[int, int]]:
-    return [] if labels.labeled.mean() > _DENSE else painted_slices(labels.labeled)
+def _slices(labels: SparseLabels, name: PlaneName) -> list[list[tuple[int, int]]]:
+    return [] if labels.labeled.mean() > _DENSE else slice_groups(labels.labeled, name)
 
 
 def _chessboard(labeled: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from vol3d.baselines.reduced import Enlarged
 from vol3d.inference.forward import Image
@@ -24,6 +25,7 @@ class Case:
     file as it came. target: values to regress, float32 (X, Y, Z), or None where classes are learned. logs: logarithms
     of a pixel classifier's class probabilities, (K, X, Y, Z), which are further channels for a `LogPool`; None without
     a classifier. undo: the way back onto the scan's own grid; frame: that grid, as a volume without values of its own.
+    border: how much more a voxel counts in the loss, since it lies between objects, float32 (X, Y, Z), or None.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Case:
     logs: Enlarged | None = None
     undo: Undo | None = None
     frame: Volume | None = None
+    border: NDArray[np.float32] | None = None
 
     def file_plane(self, axis: int, index: int) -> str:
         """A plane of the prepared grid as the file counts it, such as z=12; the nearest one where it was resampled."""
@@ -66,9 +69,9 @@ class Case:
             partial=None if labels.partial is None else labels.partial[at],
         )
         logs = None if self.logs is None else Enlarged(self.logs.read(box), (1, 1, 1), cut.shape)
-        target = None if self.target is None else self.target[at]
+        target, border = (None if array is None else array[at] for array in (self.target, self.border))
         image = torch.from_numpy(read_part(self.image, box))
-        return replace(self, image=image, labels=cut, target=target, logs=logs, undo=None, frame=None)
+        return replace(self, image=image, labels=cut, target=target, logs=logs, undo=None, frame=None, border=border)
 
     def seen_by(self, network: Any) -> Image:  # noqa: ANN401  any module that states its channels
         """The channels that `network` takes: without the pixel classifier's where it takes as many as the scan has."""

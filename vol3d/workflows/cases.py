@@ -21,6 +21,7 @@ from vol3d.workflows.labels import LabelMeaning
 from vol3d.workflows.listener import Listener
 from vol3d.workflows.meaning import Meaning, find_meaning, read_truth
 from vol3d.workflows.partial import refuse_choices, require_meant, unseen_classes
+from vol3d.workflows.results import without_results
 from vol3d.workflows.sources import Source, Spacing, content_hash, image_volume, source_name, weight_volume
 
 Image = Volume | io.FileScan | io.HeldScan
@@ -47,7 +48,8 @@ def gather(images: Sequence[Source], labels: Sequence[Source], weights: Sequence
         if weights and len(weights) != len(images):
             raise ConfigError(f"{len(images)} images but {len(weights)} weight maps; give one weight map per image")
         return TrainingFiles(tuple(images), tuple(labels), tuple(weights))
-    found = io.find([str(s) for s in images])
+    named = [str(s) for s in images]
+    found = without_results(io.find(named), named)
     pairs = io.pair(found, io.find([str(s) for s in labels]))
     paired = dict(io.pair(found, io.find([str(s) for s in weights]), "weight map(s)")) if weights else {}
     names = tuple(image for image, _ in pairs)

@@ -15,7 +15,7 @@ from vol3d.sampling.painting import Reach, farthest
 from vol3d.volume import Volume, value_counts
 from vol3d.workflows.coverage import CodeCoverage, Painting, find_painting, unlabeled_coverage
 from vol3d.workflows.doctor import diagnose
-from vol3d.workflows.finding import AXES, SEVERITIES, Finding, Severity
+from vol3d.workflows.finding import AXES, SEVERITIES, Finding, Severity, percent
 from vol3d.workflows.labels import annotated_planes, decide, explained, marks, stored_names, unlabeled_codes
 from vol3d.workflows.meaning import find_meaning, read_truth
 from vol3d.workflows.partial import Codes, choices, refuse_choices, require_meant, say_choice
@@ -60,7 +60,7 @@ class Check:
     def lines(self, *, coverage: bool = True) -> list[str]:
         """What a person reads, a line each. coverage: with a line per code."""
         lines = [f"{title}: {_phrase(facts)}" for title, facts in (("image", self.image), ("labels", self.labels))]
-        lines.append(f"labeled: {100 * self.labeled_share:.2f} % of the voxels")
+        lines.append(f"labeled: {percent(self.labeled_share)} of the voxels")
         lines += [self._code_line(code) for code in self.codes] if coverage else []
         painted = [f"{axis}={','.join(map(str, found))}" for axis, found in self.annotated_slices.items() if found]
         lines.append(f"annotated slices: {' '.join(painted) or 'none (scribbles, blocks or dense labels)'}")
@@ -81,7 +81,7 @@ class Check:
         across = [f"slices {axis}" for axis in AXES]
         lines = [["code", "name", "voxels", "% of labeled", *across]]
         for code in self.codes:
-            share = "" if code.labeled_share is None else f"{100 * code.labeled_share:.2f}"
+            share = "" if code.labeled_share is None else percent(code.labeled_share).removesuffix(" %")
             slices = [self._slices(code, axis) for axis in range(3)]
             lines.append([str(code.code), code.name, f"{code.voxels:,}", share, *slices])
         return lines
@@ -107,9 +107,9 @@ class Check:
         }
 
     def _code_line(self, code: CodeCoverage) -> str:
-        shares = f"{100 * code.share:.2f} %"
+        shares = percent(code.share)
         if code.labeled_share is not None:
-            shares += f", {100 * code.labeled_share:.2f} % of the labeled"
+            shares += f", {percent(code.labeled_share)} of the labeled"
         across = ", ".join(f"{axis} {self._slices(code, number)}" for number, axis in enumerate(AXES))
         return f"  code {code.code} ({code.name}): {code.voxels} voxels, {shares}; slices that hold it: {across}"
 
@@ -273,13 +273,17 @@ def _facts(volume: Volume) -> dict[str, Any]:
         "dtype": str(volume.array.dtype),
         "spacing_mm": [round(v, 9) for v in volume.spacing_mm],
         "orientation": volume.affine.codes,
+        "spacing_assumed": bool(volume.attributes.get("spacing_assumed")),
     }
 
 
 def _phrase(facts: dict[str, Any]) -> str:
     shape = "×".join(map(str, facts["shape"]))
     spacing = "×".join(f"{v:.6g}" for v in facts["spacing_mm"])
-    text = f"{facts['name']}, {shape} voxels (x, y, z) of {spacing} mm, {facts['orientation']}, {facts['dtype']}"
+    unknown = " (not in the file)" if facts["spacing_assumed"] else ""
+    text = (
+        f"{facts['name']}, {shape} voxels (x, y, z) of {spacing} mm{unknown}, {facts['orientation']}, {facts['dtype']}"
+    )
     if facts["channels"] > 1:
         text += f", {facts['channels']} channels"
     if "minimum" in facts:

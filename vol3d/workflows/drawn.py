@@ -15,7 +15,15 @@ from vol3d.config import Config, DataConfig, LabelsConfig, parse_config
 from vol3d.errors import ConfigError, GeometryError, LabelError
 from vol3d.io.names import locate
 from vol3d.volume import LabelTable, Volume
-from vol3d.workflows.labels import annotated_planes, code_counts, explained, refuse_ambiguous_code, unlabeled_codes
+from vol3d.workflows.labels import (
+    annotated_planes,
+    code_counts,
+    explained,
+    other_name,
+    refuse_ambiguous_code,
+    stored_names,
+    unlabeled_codes,
+)
 from vol3d.workflows.outcomes import Outcome
 from vol3d.workflows.partial import choices, not_painted
 from vol3d.workflows.sources import Source, Spacing, content_hash, label_volume
@@ -90,6 +98,13 @@ def drawn_codes(
         raise LabelError(
             f"{labels.name} holds code {strange[0]}, which the model does not know; it knows "
             f"{', '.join(f'{c.code} {c.name}' for c in table.classes)}. Mend the file, or declare the code unlabeled."
+        )
+    known, own = {c.code: c.name for c in table.classes}, stored_names(labels)
+    other = other_name(known, {code: name for code, name in own.items() if code in counts})
+    if other is not None:
+        raise LabelError(
+            f"{labels.name} calls code {other[0]} {own[other[0]]!r}, the model calls it {other[1]!r}. Give the labels "
+            "that the model learned from, or the same codes to the same classes."
         )
     mask = ~np.isin(labels.array[0], [*unlabeled, *open_])
     mask = mask if planes is None else mask & planes

@@ -17,11 +17,14 @@ from vol3d.workflows.evaluations import (
     RegressionEvaluation,
     SurfaceScore,
 )
+from vol3d.workflows.finding import slices_option
 from vol3d.workflows.labels import annotated_planes, code_counts, stored_names, unlabeled_codes
 from vol3d.workflows.object_evaluations import InstanceEvaluation, PanopticEvaluation
+from vol3d.workflows.objects import class_names
 from vol3d.workflows.partial import refuse_choices, require_meant, undecided
 from vol3d.workflows.sources import Source, Spacing, label_volume, source_name, target_volume
 from vol3d.workflows.targets import known_values
+from vol3d.workflows.zero import looks_painted_by_slices
 
 __all__ = ["Evaluation", "Scoring", "evaluate", "evaluate_task"]
 
@@ -37,7 +40,8 @@ class Scoring:
 
     task: `semantic`: codes are classes. `instances`: codes are objects, 0 is background. `panoptic`: a code is class ×
     divisor + instance number. `regression`: values, NaN in the reference means unlabeled.
-    labels: which codes of the reference mean unlabeled, or which slices are annotated. surface: distances between the
+    labels: which codes of the reference mean unlabeled, which slices are annotated, or that it is dense; also names of
+    classes. surface: distances between the
     surfaces of each class, too; tolerance_mm: of the surface Dice, default the longest edge of a voxel. divisor:
     default 1000. things: class codes whose instances count one by one; default: every class with an instance number
     other than 0. xform: which to trust where a NIfTI's two geometries disagree.
@@ -83,11 +87,12 @@ def evaluate(
 
     prediction, reference: label maps (files, arrays (X, Y, Z) or Volumes) on one grid. labels: which codes of the
     reference mean unlabeled, or which slices are annotated; without it every voxel counts, except codes that the
-    reference file itself names unlabeled. leave_out: sparse labels whose labeled voxels do not count, such as those
-    the model was trained on; annotated slices then speak of this file. xform: which to trust where a NIfTI's two
-    geometries disagree. surface, tolerance_mm: see `Scoring`.
-    Raises `GeometryError` where the grids differ, `LabelError` where nothing is left to compare, and where surfaces
-    are to be measured although the reference has unlabeled voxels.
+    reference file itself names unlabeled, and a reference that looks painted slice by slice is refused. leave_out:
+    sparse labels whose labeled voxels do not count, such as those the model was trained on; annotated slices then speak
+    of this file. xform: which to trust where a NIfTI's two geometries disagree. surface, tolerance_mm: see `Scoring`.
+    Raises `GeometryError` where the grids differ and where distances are asked for of a file that lacks the size of its
+    voxels; `LabelError` where nothing is left to compare, where the two files number their classes differently, and
+    where surfaces are to be measured although the reference has unlabeled voxels.
     """
     config = labels or LabelsConfig()
     scoring = Scoring(labels=config, surface=surface, tolerance_mm=tolerance_mm, xform=xform)
@@ -132,8 +137,11 @@ def _semantic(
     predicted, truth, mask = _compared(prediction, reference, scoring, leave_out, spacing_mm)
     if scoring.surface:
         _require_dense(truth, mask, leave_out, "surfaces are measured everywhere", "leave --surface out")
+    _refuse_answered(predicted, truth, mask, scoring.labels)
     codes = sorted(code_counts(predicted, mask).keys() | code_counts(truth, mask).keys())
-    table = LabelTable.from_codes(codes, (), stored_names(predicted) | stored_names(truth))
+    table = LabelTable.from_codes(
+        codes, (), _names(predicted, truth) | {c.code: c.name for c in scoring.labels.classes}
+    )
     chosen = [volume.array[0][mask] for volume in (predicted, truth)]
     indices = [np.searchsorted(table.codes, values) for values in chosen]
     counts = Contingency.from_labels(indices[0], indices[1], None, len(table))
@@ -149,9 +157,43 @@ def _semantic(
     )
 
 
+def _names(predicted: Volume, truth: Volume) -> dict[int, str]:
+    """Names of the codes in both files. Raises `LabelError` where a name has one code here and another one there."""
+    here, there = stored_names(predicted), stored_names(truth)
+    numbers = {name.strip().casefold(): code for code, name in there.items()}
+    for code, name in here.items():
+        other = numbers.get(name.strip().casefold(), code)
+        if other != code and there.get(code, "").strip().casefold() != name.strip().casefold():
+            raise LabelError(
+                f"{predicted.name} calls code {code} {name!r}, which is code {other} in {truth.name}: the two number "
+                "their classes differently. Give the classes the same codes in both files."
+            )
+    return here | there
+
+
+def _refuse_answered(predicted: Volume, truth: Volume, mask: NDArray[np.bool_], config: LabelsConfig) -> None:
+    """Raise `LabelError` where the prediction holds a code that is said to mean unlabeled: there it is a class.
+
+    All reference voxels of that class would be left out, and with them whatever is predicted there by mistake.
+    """
+    codes = code_counts(predicted, ~mask)
+    answered = [code for code in config.unlabeled if code in codes]
+    if answered:
+        raise LabelError(
+            f"{predicted.name} predicts code {answered[0]}, which was said to mean unlabeled, so that {truth.name} "
+            f"cannot be judged where it holds this class. Leave --unlabeled {answered[0]} out; if slices were painted "
+            "and the rest left, say which ones with --annotated-slices."
+        )
+
+
 def _surfaces(
     predicted: Volume, truth: Volume, table: LabelTable, tolerance_mm: float | None
 ) -> dict[int, SurfaceScore]:
+    if truth.attributes.get("spacing_assumed"):
+        raise GeometryError(
+            f"{truth.name}: distances in mm need the size of the voxels, which the file lacks. Write it into the "
+            "attribute element_size_um (z, y, x) of both files, or leave --surface out."
+        )
     directions = truth.affine.matrix[:3, :3] / truth.affine.spacing
     if np.abs(directions.T @ directions - np.eye(3)).max() > _SQUARE:
         raise GeometryError(
@@ -194,9 +236,17 @@ def _panoptic(predicted: Volume, truth: Volume, scoring: Scoring) -> PanopticEva
         instances.append(numbers)
         numbered |= {code // divisor for code in code_counts(volume) if code % divisor}
     things = tuple(sorted(numbered)) if scoring.things is None else scoring.things
+    unnumbered = np.isin(classes[1], things) & (instances[1] == 0)
+    if unnumbered.any():
+        code = int(classes[1][unnumbered][0])
+        raise LabelError(
+            f"{truth.name}: {int(np.count_nonzero(unnumbered))} voxels are of class {code}, whose objects count one by "
+            f"one, and have no object number (code {code * divisor}). Number them from 1 up, or leave {code} out of "
+            "--things."
+        )
     scores = panoptic_scores(classes[0], instances[0], classes[1], instances[1], things)
-    stored = stored_names(predicted) | stored_names(truth)
-    names = {code: stored.get(code * divisor, _BACKGROUND if code == 0 else f"class {code}") for code in scores}
+    stored = class_names(_names(predicted, truth), divisor)
+    names = {code: stored.get(code, _BACKGROUND if code == 0 else f"class {code}") for code in scores}
     return PanopticEvaluation(scores, names, things, truth.array[0].size)
 
 
@@ -234,6 +284,8 @@ def _compared(
     truth = label_volume(reference, data, spacing_mm)
     truth.require_same_grid(predicted)
     slices_of_other = LabelsConfig(unlabeled=config.unlabeled, dense=config.dense) if leave_out is not None else config
+    if leave_out is None:
+        _refuse_unsaid(truth, config)
     mask = _labeled(truth, slices_of_other)
     mask &= ~undecided(truth, mask, config, predicted)
     if leave_out is not None:
@@ -241,12 +293,27 @@ def _compared(
         truth.require_same_grid(drawn)
         if not (unlabeled_codes([drawn], config) or config.annotated_slices):
             raise LabelError(
-                f"{drawn.name}: which code means unlabeled there? Every voxel would be left out. Give --unlabeled CODE."
+                f"{drawn.name}: which voxels are painted there? Every one would be left out. Give --annotated-slices, "
+                "or --unlabeled CODE."
             )
         mask &= ~_labeled(drawn, config)
     if not mask.any():
         raise LabelError(f"{truth.name}: no voxel is left to compare; mend --unlabeled or --annotated-slices")
     return predicted, truth, mask
+
+
+def _refuse_unsaid(truth: Volume, config: LabelsConfig) -> None:
+    """Raise `LabelError` for a reference that looks painted slice by slice where nobody said what its codes mean."""
+    said = config.annotated_slices or config.dense or config.one_of or config.not_painted
+    if said or unlabeled_codes([truth], config):
+        return
+    planes = looks_painted_by_slices(truth.array[0])
+    if planes:
+        raise LabelError(
+            f"{truth.name}: nearly all codes but 0 lie in {len(planes)} slices, as if nobody had painted the rest, "
+            f"which would count as background. Say --annotated-slices {slices_option(planes)}, --unlabeled CODE, or "
+            "--dense if every voxel was annotated."
+        )
 
 
 def _labeled(volume: Volume, config: LabelsConfig) -> NDArray[np.bool_]:

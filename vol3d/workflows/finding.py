@@ -55,6 +55,13 @@ def slices_option(planes: Iterable[Plane]) -> str:
     return " ".join(f"{AXES[axis]}={','.join(found)}" for axis, found in by_axis.items() if found)
 
 
+def percent(share: float) -> str:
+    """12.34 %; with more digits where two would make it nothing or all."""
+    text = f"{100 * share:.2f} %"
+    rounded = text in {"0.00 %", "100.00 %"} and share not in {0.0, 1.0}
+    return f"{100 * share:.6g} %" if rounded else text
+
+
 def few(parts: Iterable[str]) -> list[str]:
     """The first eight, and … for more."""
     named = list(parts)

@@ -19,7 +19,7 @@ from vol3d.workflows.objects import annotated
 
 
 def with_border_weights(case: Case, meaning: Meaning, loss: LossConfig, across: Sequence[int] = ()) -> Case:
-    """The case with every labeled voxel's weight raised where it lies between objects; as it is where w0 is 0.
+    """The case with its `border`: how much more a labeled voxel counts between objects; as it is where w0 is 0.
 
     Objects are the connected parts of the classes `loss.border_classes`; where objects are learned, their insides. A
     voxel that is only known to be of one of several classes belongs to no object, and weighs as before.
@@ -40,9 +40,7 @@ def with_border_weights(case: Case, meaning: Meaning, loss: LossConfig, across: 
     )
     if labels.partial is not None:  # nobody knows whether such a voxel is a gap
         weights = np.where(labels.labeled, weights, known.astype(np.float32))
-    if labels.weight is not None:
-        weights = weights * labels.weight
-    return replace(case, labels=replace(labels, weight=weights))
+    return replace(case, border=weights)
 
 
 def _planes(labeled: NDArray[np.bool_], across: Sequence[int]) -> list[tuple[int, int]]:
@@ -64,7 +62,8 @@ def _object_indices(meaning: Meaning, loss: LossConfig) -> list[int]:
         return [index for index, output in enumerate(outputs) if output.part == "inside"]
     codes = table.codes.tolist()
     if loss.border_classes is None:
-        return list(range(1, len(table)))
+        between = table.background or 0
+        return [index for index in range(len(table)) if index != between]
     strange = sorted(set(loss.border_classes) - set(codes))
     if strange:
         raise ConfigError(f"loss.border_classes: expected codes among {codes}, found {strange[0]}")

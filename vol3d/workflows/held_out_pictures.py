@@ -36,7 +36,7 @@ def held_out_pictures(
 
     cases, names, splits, answers: in one order; answers: class indices (X, Y, Z), None where nothing is held out.
     """
-    ranked = _ranked(splits, answers, table)
+    ranked, with_foreground = _ranked(splits, answers, table)
     if not ranked:
         return ()
     chosen = {"best": ranked[-1], "worst": ranked[0]} if len(ranked) > 1 else {"only": ranked[0]}
@@ -47,7 +47,8 @@ def held_out_pictures(
             raise AssertionError("a slice with a score has labels and an answer")
         name = f"{names[number]}, slice {case.file_plane(*plane)}"
         file = f"held_out_{which}.png"
-        title = f"{name}: mean IoU {iou:.3f}"
+        mean = "mean IoU of foreground" if with_foreground else "mean IoU"
+        title = f"{name}: {mean} {iou:.3f}"
         axis, index = plane
         start, size = [0, 0, 0], list(case.shape)
         start[axis], size[axis] = index, 1
@@ -55,7 +56,7 @@ def held_out_pictures(
         drawn, known, predicted = (array[box.slices()] for array in (held.classes, held.labeled, answer))
         image, affine = read_part(case.image, box), held.affine.shifted(box.start)
         slice_png(folder / file, image, affine, (axis, 0), drawn, known, predicted, table, title=title)
-        pictures.append(SlicePicture(file, name, iou, which))
+        pictures.append(SlicePicture(file, name, iou, which, mean))
     return tuple(pictures)
 
 
@@ -77,8 +78,13 @@ def held_out_planes(labeled: NDArray[np.bool_]) -> list[tuple[int, int]]:
     return [(axis, int(i)) for axis, one in enumerate(counts) for i in np.flatnonzero(one >= least)]
 
 
-def _ranked(splits: Sequence[HoldOut], answers: Answers, table: LabelTable) -> list[tuple[float, int, tuple[int, int]]]:
-    """(mean IoU without background, case, plane) of every held-out slice, ascending."""
+def _ranked(
+    splits: Sequence[HoldOut], answers: Answers, table: LabelTable
+) -> tuple[list[tuple[float, int, tuple[int, int]]], bool]:
+    """(mean IoU, case, plane) of every held-out slice, ascending; and whether that is the mean without background.
+
+    It is, unless no slice has anything else.
+    """
     found = []
     for number, (split, answer) in enumerate(zip(splits, answers, strict=True)):
         held = split.validation
@@ -90,4 +96,5 @@ def _ranked(splits: Sequence[HoldOut], answers: Answers, table: LabelTable) -> l
             score = HeldOutScore.from_counts(counts, table)
             found.append((math.isnan(score.mean_iou_without_background), (score.value, number, (axis, index))))
     bare = all(empty for empty, _ in found)
-    return sorted(entry for empty, entry in found if bare or not empty)
+    named = table.background is not None
+    return sorted(entry for empty, entry in found if bare or not empty), named and not bare

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from vol3d.config import LabelsConfig, TaskSpec
 from vol3d.errors import LabelError
-from vol3d.volume import LabelTable, SparseLabels, Volume, value_counts
+from vol3d.volume import LabelTable, SparseLabels, Volume, is_background, value_counts
 from vol3d.workflows.partial import Codes, choices, not_painted, refuse_painted, say_choice, sets_of, split_choices
 
 _MOST = 0.5
@@ -90,6 +90,19 @@ def code_counts(volume: Volume, mask: NDArray[np.bool_] | None = None) -> dict[i
 def stored_names(volume: Volume) -> dict[int, str]:
     """Class names kept in the label file, code → name."""
     return {int(code): str(name) for code, name in volume.attributes.get("class_names", {}).items()}
+
+
+def other_name(one: dict[int, str], other: dict[int, str]) -> tuple[int, str] | None:
+    """A code that both name, differently, and its name in `one`; None where there is none.
+
+    Names that say nothing, such as class 3 or background, contradict none, nor do those of unlabeled codes.
+    """
+    for code in sorted(one.keys() & other.keys()):
+        here, there = (name.strip().casefold() for name in (one[code], other[code]))
+        mute = {*UNLABELED_NAMES, f"class {code}"}
+        if here != there and not {here, there} & mute and not is_background(here) and not is_background(there):
+            return code, one[code]
+    return None
 
 
 def marks(volumes: list[Volume]) -> set[int]:
@@ -208,7 +221,14 @@ def _table(
 ) -> LabelTable:
     names: dict[int, str] = {}
     for volume in volumes:
-        names |= stored_names(volume)
+        own = stored_names(volume)
+        other = None if config.classes else other_name(names, own)
+        if other is not None:
+            raise LabelError(
+                f"{volume.name} calls code {other[0]} {own[other[0]]!r}, another label file calls it {other[1]!r}. "
+                "Give classes the same codes in all files, or name them in the configuration (labels.classes)."
+            )
+        names |= own
     if config.classes:
         names |= {c.code: c.name for c in config.classes}
         return LabelTable.from_codes([c.code for c in config.classes], unlabeled, names)

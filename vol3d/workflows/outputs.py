@@ -14,10 +14,9 @@ from vol3d.io.names import locate
 from vol3d.workflows.device import PredictPrecision
 from vol3d.workflows.drawn import provenance_path, run_config
 from vol3d.workflows.protected import refuse_to_replace
+from vol3d.workflows.results import RESULT_TAGS
 from vol3d.workflows.sources import Source
 from vol3d.workflows.uncertainty import require_uncertainty_room
-
-RESULT_TAGS = (("_seg", "label"), ("_values", "values"))  # of labels, of a regression: tag and HDF5 dataset
 
 
 @dataclass(frozen=True)

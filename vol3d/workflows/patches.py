@@ -96,7 +96,8 @@ class TrainingCase:
             classes = torch.from_numpy(case.target)
         device = image.device if isinstance(image, Tensor) else "cpu"
         self.classes = classes.to(device)
-        self.weight = torch.from_numpy(known if labels.weight is None else known * labels.weight).to(device)
+        weight = known if labels.weight is None else known * labels.weight
+        self.weight = torch.from_numpy(weight if case.border is None else weight * case.border).to(device)
         self.labeled_in_plane = tuple(known.sum(axis=tuple(a for a in range(3) if a != axis)) for axis in range(3))
 
     def within(self, box: Box | None, voxel: Triple) -> tuple[tuple[Tensor, Tensor, Tensor], Triple]:

@@ -18,8 +18,15 @@ from vol3d.inference.forward import Image
 from vol3d.report import preview_png
 from vol3d.transforms import PreparedByBox, PreparedImage, Preprocessing, Undo
 from vol3d.volume import LabelTable, Slab, Volume
-from vol3d.workflows.allocator import freed_memory_kept
-from vol3d.workflows.at_once import OBJECT_VOLUMES, array_bytes, held_twice, plans_at_once, settings_at_once
+from vol3d.workflows.allocator import freed_memory_kept, keep_less
+from vol3d.workflows.at_once import (
+    OBJECT_VOLUMES,
+    array_bytes,
+    has_large_tiles,
+    held_twice,
+    plans_at_once,
+    settings_at_once,
+)
 from vol3d.workflows.device import Device, exact, memory_bytes, pick_device
 from vol3d.workflows.drawn import Drawn, find_drawn, with_drawn, write_provenance
 from vol3d.workflows.listener import Listener, Quiet
@@ -146,6 +153,12 @@ def _answers(  # noqa: PLR0913, PLR0917 RUF100  what goes in, and how
     names = bundle.labels.names
     quicker, precision, trial = tried(network, image, plans, choice.precision, device, names)
     tell_trial(trial, volume.name, tell)
+    apart = has_large_tiles(plans)
+
+    def passed(done: int, total: int) -> None:
+        if apart:
+            keep_less()
+        tell.progress("predicting", done, total, {})
 
     def slabs(bare: bool) -> Iterator[Slab]:
         return inference.predict_axes(
@@ -157,7 +170,7 @@ def _answers(  # noqa: PLR0913, PLR0917 RUF100  what goes in, and how
             precision=precision,
             logits=bare,
             temperature=1.0 if bare else bundle.temperature,
-            progress=lambda done, total: tell.progress("predicting", done, total, {}),
+            progress=passed,
         )
 
     return outcome(bundle, slabs, undo, volume, probabilities=choice.probabilities), trial

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from vol3d.workflows.plan import Plan
 
 _SAME = 1e-9
+_MOSTLY = 0.5  # labels that cover more are no slices
 _FOLDERS = re.compile(r"(?<![\w.])/(?:[^\s/:'\"]+/)+")
 
 
@@ -157,15 +158,16 @@ def _scan(case: Case, classes: int) -> ScanFacts:
     spacing = [0.0, 0.0, 0.0]
     for axis, stored in enumerate(order):
         spacing[stored] = float(case.scan["spacing_mm"][axis])
-    planes = {case.file_plane(axis, index): order[axis] for axis, index in painted_slices(labels.labeled)}
+    mostly = labels.known.mean() > _MOSTLY
+    found = [] if mostly else painted_slices(labels.known)
+    planes = {case.file_plane(axis, index): order[axis] for axis, index in found}
     counts = {letter: sum(axis == k for axis in planes.values()) for k, letter in enumerate("xyz")}
-    everything = bool(labels.labeled.all())
     return ScanFacts(
         short_name(case.name),
         tuple(case.scan["shape"]),
         tuple(spacing),
         float(labels.labeled.mean()),
-        None if everything else counts,
+        None if mostly else counts,
         tuple(labels.counts(classes).tolist()) if classes else (),
     )
 
@@ -228,7 +230,7 @@ def _calibration(folder: Path, outcome: Outcome) -> Calibration | None:
     if found is None:
         return None
     picture = "reliability.png" if (folder / "reliability.png").is_file() else None
-    after = None if found.halves is None else float(found.after.expected_calibration_error)
+    after = float(found.final.expected_calibration_error) if found.changes else None
     return Calibration(float(found.before.expected_calibration_error), after, picture, found.pool_weight)
 
 

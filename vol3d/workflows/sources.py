@@ -90,6 +90,16 @@ def source_name(source: Source) -> str:
     return source.name if isinstance(source, Volume) else str(source) if isinstance(source, (str, Path)) else "an array"
 
 
+def require_arrays(spacing_mm: Spacing, *sources: object) -> None:
+    """Raise `ConfigError` where a spacing is given and none of the sources is an array: anything else has its own."""
+    given = [one for source in sources for one in (source if isinstance(source, (list, tuple)) else [source])]
+    if spacing_mm is not None and not any(isinstance(one, np.ndarray) or hasattr(one, "__array__") for one in given):
+        raise ConfigError(
+            "spacing_mm is the voxel size of arrays; files and Volumes have their own. Leave it out; to an HDF5 file "
+            "that lacks it, add the attribute element_size_um (z, y, x)."
+        )
+
+
 def content_hash(source: Source) -> str:
     """SHA-256 of a file's bytes or an array's values: what a run records instead of a path."""
     if isinstance(source, (str, Path)):

@@ -30,13 +30,13 @@ from vol3d.workflows.models import open_model
 from vol3d.workflows.outputs import PredictOptions
 from vol3d.workflows.pixel_channels import prepare
 from vol3d.workflows.protected import refuse_to_replace
+from vol3d.workflows.results import PAINT_TAG
 from vol3d.workflows.scan import read_scan
 from vol3d.workflows.sources import Source, Spacing
-from vol3d.workflows.to_paint import find_painted
+from vol3d.workflows.to_paint import find_painted, labels_beside
 from vol3d.workflows.uncertainty import EVERY_FLIP, labels_and_uncertainty
 
 _AXES = "xyz"
-_TAG = "_paint"
 _UNLIKE = 1.5  # planes across two axes whose sizes differ by more have costs worth a word
 
 
@@ -90,7 +90,8 @@ class Suggestions:
 
     planes: the best first; each gain is what remains after those before it. codes: unsigned (X, Y, Z): what was
     painted, the planes marked with `to_paint`, `unlabeled` elsewhere. names: code → name. path: the label file, or
-    None. said: what was decided, a line each.
+    None. said: what was decided, a line each. learned_with: label files of the other scans that the model's run learned
+    from, which going on with it takes as well; None where this scan is none of its scans.
     """
 
     planes: tuple[Suggestion, ...]
@@ -100,6 +101,7 @@ class Suggestions:
     unlabeled: int
     path: str | None
     said: tuple[str, ...]
+    learned_with: tuple[str, ...] | None = None
 
     def lines(self) -> list[str]:
         """What a person reads, a line each."""
@@ -192,7 +194,7 @@ def suggest(
                 title = f"{rank + 1}: {plane.name} of {volume.shape[at[0]]}, gain {100 * plane.gain:.2g} %"
                 suggestion_png(path, volume.array, volume.affine, at, classes, entropy, bundle.labels, title=title)
                 planes[rank] = replace(plane, picture=path)
-    return Suggestions(tuple(planes), codes, names, mark, rest, target, said)
+    return Suggestions(tuple(planes), codes, names, mark, rest, target, said, labels_beside(scan, run))
 
 
 def _suggestion(plane: PlaneGain, mean: float) -> Suggestion:
@@ -250,7 +252,7 @@ def _opened(model: str | Path | ModelBundle | None, tell: Listener) -> tuple[Mod
 def _target(scan: Source, output: str | Path | None) -> str | None:
     if output is not None:
         return str(output)
-    return io.default_output(str(scan), _TAG) if isinstance(scan, (str, Path)) else None
+    return io.default_output(str(scan), PAINT_TAG) if isinstance(scan, (str, Path)) else None
 
 
 def _require_room(target: str, choice: SuggestOptions) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -143,6 +143,12 @@ def find_painted(
     return Painted(drawn.array[0], labeled, stored_names(drawn), unlabeled, said)
 
 
+def labels_beside(scan: Source, run: Path | None) -> tuple[str, ...] | None:
+    """The label files of the other scans that a run learned from; None where this scan is none of its scans."""
+    pairs = [] if run is None else _pairs(scan, _config_of(run))
+    return tuple(drawn for drawn, own in pairs if not own) if any(own for _, own in pairs) else None
+
+
 def _config_of(run: Path) -> Config:
     record = report.read_record(run)
     if "config" not in record:
@@ -152,8 +158,11 @@ def _config_of(run: Path) -> Config:
 
 def _labels_of(scan: Source, config: Config) -> str | None:
     """The label file that a run had beside this scan; None where the scan is none of its images."""
-    if not isinstance(scan, (str, Path)):
-        return None
-    here = io.place_of(str(scan))
-    pairs: Sequence[tuple[str, str]] = list(zip(config.data.images, config.data.labels, strict=False))
-    return next((drawn for image, drawn in pairs if io.place_of(image) == here), None)
+    return next((drawn for drawn, is_of_scan in _pairs(scan, config) if is_of_scan), None)
+
+
+def _pairs(scan: Source, config: Config) -> list[tuple[str, bool]]:
+    """The label files of a run, and whether each is that of this scan."""
+    here = io.place_of(str(scan)) if isinstance(scan, (str, Path)) else None
+    pairs = zip(config.data.images, config.data.labels, strict=False)
+    return [(drawn, here is not None and io.place_of(image) == here) for image, drawn in pairs]

@@ -317,7 +317,7 @@ class TrainingRun:
         """Write `report.md` and what it shows."""
         calibration = self.end.calibration
         if calibration is not None:
-            report.reliability_png(self.run.folder / "reliability.png", calibration.before, calibration.after)
+            report.reliability_png(self.run.folder / "reliability.png", calibration.before, calibration.final)
         found = [score_interpolation(self.cases, self.splits, self.meaning), self.classifier_score]
         path = report_run(
             self.run.folder,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,7 +72,7 @@ def zero_findings(evidence: ZeroEvidence, unlabeled: tuple[int, ...], config: La
     held, planes = evidence.held, evidence.planes
     if evidence.option or 0 in unlabeled or config.annotated_slices or held is None or held < _NEARLY_ALL:
         return []  # not stated yet, or stated otherwise
-    if sum(len(runs(i for a, i in planes if a == axis)) for axis in range(3)) < 2:
+    if not _several(planes):
         return []
     return [
         Finding(
@@ -82,6 +83,23 @@ def zero_findings(evidence: ZeroEvidence, unlabeled: tuple[int, ...], config: La
             f"If nobody annotated the rest, say --annotated-slices {slices_option(planes)}",
         )
     ]
+
+
+def looks_painted_by_slices(codes: NDArray[Any]) -> list[Plane]:
+    """The slices that hold nearly all codes but 0, where 0 covers most of the volume and there are several; else none.
+
+    codes: (X, Y, Z), of which nobody said what they mean.
+    """
+    filled = np.not_equal(codes, 0, out=np.empty(codes.shape, dtype=bool))
+    if filled.mean() >= _MOST:
+        return []
+    planes, held = thin_planes(filled)
+    return planes if held >= _NEARLY_ALL and _several(planes) else []
+
+
+def _several(planes: Sequence[Plane]) -> bool:
+    """Whether planes lie in two places or more."""
+    return sum(len(runs(i for a, i in planes if a == axis)) for axis in range(3)) > 1
 
 
 def _others(codes: NDArray[Any], zero: NDArray[np.bool_], unlabeled: tuple[int, ...]) -> NDArray[np.bool_]:
