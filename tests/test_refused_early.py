@@ -26,8 +26,9 @@ from vol3d.workflows.device import Device
 from vol3d.workflows.forecast import forecast
 from vol3d.workflows.objective import weights_of_classes
 from vol3d.workflows.outputs import PredictOptions
-from vol3d.workflows.plan import Grid, make_plan, tell_sides
+from vol3d.workflows.plan import Grid, make_plan
 from vol3d.workflows.scores import HeldOutScore
+from vol3d.workflows.sides import tell_sides
 from vol3d.workflows.to_paint import Painted
 
 pytestmark = pytest.mark.usefixtures("single_threaded", "blank_pictures")

@@ -96,6 +96,11 @@ class FeatureMaps:
                 whole[:, start:stop] = features
             self._whole = whole
 
+    @property
+    def thickness(self) -> int:
+        """X planes of a slab."""
+        return self._planes
+
     def slabs(self) -> Iterator[tuple[int, int, Tensor]]:
         """(start, stop, features float32 (F, stop − start, Y, Z)) for one slab of X planes after the other."""
         extent = self._image.shape[1]

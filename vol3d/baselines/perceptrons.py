@@ -25,6 +25,7 @@ _BATCH = 1024
 _LEARNING_RATE = 2e-2
 _DECAY_POWER = 0.9
 _WEIGHT_DECAY = 1e-2
+_CONSTANT, _MUTE = 1e-6, 1e30  # a spread of normalised intensities that is none, and what it is taken for
 _MOST_EPOCHS, _FEWEST_STEPS = 40, 20  # what a few strokes say is soon known by heart
 _BALANCE = 1 / 3  # 0: classes weigh as they were painted, 1: all the same
 
@@ -187,7 +188,8 @@ def fit_perceptrons(
     steps = min(steps, max(_FEWEST_STEPS, math.ceil(_MOST_EPOCHS * len(known.classes) / _BATCH)))
     network = Perceptrons(known.rows.shape[1], classes)
     network.mean.copy_(known.rows.mean(0))
-    network.sd.copy_(known.rows.std(0, correction=0).clamp_min(1e-6))
+    spread = known.rows.std(0, correction=0)
+    network.sd.copy_(torch.where(spread > _CONSTANT, spread, _MUTE))  # what never differs in the paint says nothing
     for parameter in network.weights:
         nn.init.normal_(parameter, std=math.sqrt(2 / parameter.shape[1]), generator=generator)
     truth, weight = torch.from_numpy(known.classes), torch.from_numpy(_balanced(known, classes))

@@ -230,12 +230,14 @@ def _answers_apart(first: Perceptrons, maps: FeatureMaps, blocks: Blocks) -> tup
 
 
 def _side_by_side(maps: FeatureMaps, context: FeatureMaps | None) -> Iterator[tuple[int, int, Tensor]]:
-    """Slabs of the image's features, and below them those of the context."""
+    """Slabs of the image's features, and below them those of the context, as thin as the thinner of the two."""
     if context is None:
         yield from maps.slabs()
         return
     for start, stop, features in maps.slabs():
-        yield start, stop, torch.cat([features, context.slab(start, stop)])
+        for first in range(start, stop, context.thickness):
+            last = min(first + context.thickness, stop)
+            yield first, last, torch.cat([features[:, first - start : last - start], context.slab(first, last)])
 
 
 def log_probabilities(probabilities: Tensor) -> Tensor:

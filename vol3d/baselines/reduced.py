@@ -165,8 +165,9 @@ def reduced_mask(mask: NDArray[np.bool_], factors: Factors) -> NDArray[np.bool_]
 def reduced_labels(labels: SparseLabels, factors: Factors, classes: int) -> SparseLabels:
     """For every voxel of the coarse grid the class of most of the labeled voxels that it stands for, and their weight.
 
-    Of classes that are as frequent as each other the last is taken. Voxels that are only known to be of one of several
-    classes are left out. classes: how many there are.
+    Voxels count by their weight. Of classes that are as frequent as each other the last is taken. A class that is
+    nowhere the most frequent gets all voxels that hold any of it, so that it is not lost. Voxels that are only known to
+    be of one of several classes are left out. classes: how many there are.
     """
     if factors == (1, 1, 1):
         return labels
@@ -178,9 +179,12 @@ def reduced_labels(labels: SparseLabels, factors: Factors, classes: int) -> Spar
         own = found[first : first + planes]
         at = np.nonzero(labels.labeled[part])
         coarse = np.ravel_multi_index(tuple(n // factor for n, factor in zip(at, factors, strict=True)), own.shape)
-        keys, counts = np.unique(coarse * np.int64(classes) + labels.classes[part][at], return_counts=True)
+        keys, place = np.unique(coarse * np.int64(classes) + labels.classes[part][at], return_inverse=True)
+        counts = np.bincount(place, None if labels.weight is None else labels.weight[part][at], minlength=len(keys))
         order = np.lexsort((counts, keys // classes))  # the last one that is written to a voxel is the most frequent
         own.reshape(-1)[keys[order] // classes] = keys[order] % classes
+    for lost in np.setdiff1d(np.unique(labels.classes[labels.labeled]), np.unique(found[known])):
+        found[reduced_mask(labels.labeled & (labels.classes == lost), factors)] = lost
     weight = None
     if labels.weight is not None:
         total = _sums(labels.labeled * labels.weight, factors)

@@ -188,7 +188,9 @@ def suggest(options: Namespace) -> int:
         scan = "" if result.learned_with is not None else f" -i {shlex.quote(options.scan)}"
         every = " ".join([labels, *map(shlex.quote, result.learned_with or ())])
         write(f"vol3d train --resume {shlex.quote(str(run))}{scan} -l {every} {codes}    (a minute, from this model)")
-    write(f"vol3d train -i {shlex.quote(options.scan)} -l {labels} {codes}    (a new model)")
+    more = "" if result.task == "semantic" else f" --task {result.task}"
+    more += "".join(f" --{name} {value}" for name, value in reading(options).items() if value is not None)
+    write(f"vol3d train -i {shlex.quote(options.scan)} -l {labels} {codes}{more}    (a new model)")
     return 0
 
 

@@ -33,7 +33,7 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: no such config file. Give the path of a YAML file, or -i and -l.") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as a text file ({_one_line(error)}). Give a YAML file.") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid YAML: {_one_line(error)}") from error
     if value is None:
         return {}
@@ -44,7 +44,10 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
 
 def parse_config(mapping: dict[str, Any], overrides: tuple[str, ...] = (), source: str = "configuration") -> Config:
     """A mapping → `Config`, with `a.b=value` overrides applied first. Raises `ConfigError`."""
-    merged = _copy(mapping)
+    try:
+        merged = _copy(mapping)
+    except RecursionError as error:
+        raise ConfigError(f"{source}: a part of it holds itself; write it out instead") from error
     for text in overrides:
         _override(merged, text)
     try:
@@ -65,7 +68,7 @@ def _override(mapping: dict[str, Any], text: str) -> None:
         raise ConfigError(f"--set expects section.key=value, found {text!r}")
     try:
         parsed = yaml.safe_load(value)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"--set {text}: the value is not valid YAML: {_one_line(error)}") from error
     node = mapping
     for key in keys[:-1]:

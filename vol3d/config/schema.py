@@ -46,7 +46,9 @@ class LabelsConfig(Section):
     `one_of` and `not_painted` are for voxels whose class is not known for certain, for task semantic.
     """
 
-    unlabeled: tuple[int, ...] = Field((), description="codes that mean: nobody annotated this voxel")
+    unlabeled: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (), description="codes that mean: nobody annotated this voxel"
+    )
     annotated_slices: dict[Axis, Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]] | None = None
     dense: bool = Field(False, description="every voxel is annotated; 0 is background")
     classes: tuple[ClassConfig, ...] = Field((), description="left empty, the codes that occur are the classes")
@@ -62,6 +64,11 @@ class LabelsConfig(Section):
     @field_validator("unlabeled", mode="before")
     @classmethod
     def _one_code(cls, value: object) -> object:
+        codes = value if isinstance(value, (list, tuple)) else (value,)
+        if any(isinstance(code, bool) for code in codes):
+            raise ValueError(
+                "expected codes such as 255, or [] for none (YAML takes yes, no, on and off for truth values)"
+            )
         return (value,) if isinstance(value, int) else value
 
     @model_validator(mode="after")
@@ -255,7 +262,7 @@ class TrainingConfig(Section):
     compile: bool = False
     device: str = "auto"
     devices: Count = Field(1, description="processes of distributed data parallel training")
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     hold_out_every: Annotated[int, Field(ge=0)] = Field(4, description="every n-th annotated slice validates; 0: none")
     refit: bool = True
     refit_fraction: Fraction = Field(0.25, description="last part of the schedule, which sees held-out labels too")

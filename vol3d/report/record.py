@@ -17,7 +17,7 @@ def write_record(folder: Path, record: dict[str, Any]) -> Path:
     """Write `run.json` into a run folder, atomically. record: JSON values; NaN is written as null."""
     path = folder / RECORD
     with io.atomic.replace(path) as temporary:
-        text = json.dumps(_without_nan(record), indent=2, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(_without_nan(record), indent=2, allow_nan=False)
         temporary.write_text(text + "\n", encoding="utf-8")
     return path
 

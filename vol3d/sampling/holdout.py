@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vol3d.sampling.painting import find_planes
 from vol3d.volume import SparseLabels
 
 _BLOCK = 16
@@ -43,8 +44,12 @@ def painted_slices(labeled: NDArray[np.bool_], fraction: float = 0.5) -> list[tu
 
 
 def slice_groups(labeled: NDArray[np.bool_], name: Callable[[int, int], str]) -> list[list[tuple[int, int]]]:
-    """Annotated slices as lists of planes, (axis, index) each, that have one name: those of one slice of the file."""
-    return [list(planes) for _, planes in groupby(painted_slices(labeled), key=lambda plane: name(*plane))]
+    """Annotated slices as lists of planes, (axis, index) each, that have one name: those of one slice of the file.
+
+    A slice is at least half labeled, not counting what crossing slices label; what is labeled in a box is no slice.
+    """
+    found = [plane for plane, part in find_planes(labeled).items() if part >= _DENSE] if 1 not in labeled.shape else []
+    return [list(planes) for _, planes in groupby(found, key=lambda plane: name(*plane))]
 
 
 def plane_name(axis: int, index: int) -> str:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["check", "evaluate", "experiment", "info", "load_model", "predict", "suggest", "train"]
 
 Slices = dict[str, Sequence[int]] | None
+_SEEDS = 3  # of an experiment, where nobody says
 Several = list[Any] | tuple[Source, ...]
 
 
@@ -153,6 +154,8 @@ def predict(  # noqa: PLR0913  keyword arguments of a verb
     from vol3d.workflows.predict import predict as run
 
     require_arrays(spacing_mm, scan, keep_drawn)
+    if unlabeled is not None and keep_drawn is False and not provenance:
+        raise ConfigError("unlabeled tells what drawn labels mean, and goes with keep_drawn or provenance alone")
     options = PredictOptions(
         probabilities=probabilities,
         tta=tta,
@@ -256,7 +259,7 @@ def experiment(  # noqa: PLR0913  keyword arguments of a verb
     output: str | Path | None = None,
     folds: int | None = None,
     slices: Sequence[tuple[int, int, int]] = (),
-    seeds: int = 3,
+    seeds: int = _SEEDS,
     batchnorm: Literal["on", "off", "both"] | None = None,
     dimensions: Literal[2, 3] | None = None,
     network: NetworkKind | None = None,
@@ -286,6 +289,8 @@ def experiment(  # noqa: PLR0913  keyword arguments of a verb
     from vol3d.workflows.experiment_kinds import Choices
 
     require_arrays(spacing_mm, images, labels)
+    if kind is None and (slices or overwrite or output or seeds != _SEEDS or folds or batchnorm):
+        raise ConfigError("resume goes on as planned; say which kind of experiment, or leave the other options out")
     sizes = {"plan": network, "dimensions": dimensions}
     codes = (unlabeled,) if isinstance(unlabeled, int) else unlabeled
     planes = None if annotated_slices is None else {axis: tuple(n) for axis, n in annotated_slices.items()}

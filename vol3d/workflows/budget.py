@@ -84,6 +84,12 @@ class Budget:
         validations = training.validations
         if validation > 0:
             validations = min(validations, int(_VALIDATION_SHARE * max(left, 0) / validation))
+        if training.validations and validation > 0 and not validations:
+            tell.warn(
+                f"looking at what is held out takes {validation:.2g} s each time, too long for "
+                f"{training.time_budget_s:g} s: all labels train from the beginning, and there will be no score; allow "
+                "more time for one"
+            )
         left *= 1 - PREVIEW_SHARE
         left -= validation * (validations + 3) if validations else 0.0  # score, calibration, pictures
         iterations = max(1, int(left / step))

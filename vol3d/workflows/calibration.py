@@ -21,7 +21,7 @@ from vol3d.workflows.case import Case
 from vol3d.workflows.combination import GROUPS, combination, combined
 
 MOST_VOXELS = 200_000
-_MOST_VALUES = 1 << 24  # logits kept, all classes and members together
+_MOST_VALUES = 1 << 22  # logits kept, all classes and members together
 _DENSE = 0.5  # above it labels are no slices
 _BLOCK = 16  # voxels along every axis
 PlaneName = Callable[[int, int], str]  # of (axis, index)

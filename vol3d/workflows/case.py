@@ -43,7 +43,10 @@ class Case:
         """A plane of the prepared grid as the file counts it, such as z=12; the nearest one where it was resampled."""
         stored = self.scan["order"][axis]
         length = self.scan["shape"][stored]
-        at = round((index + 0.5) * length / self.shape[axis] - 0.5)
+        if self.undo is not None:
+            at = index if self.undo.regrid is None else int(self.undo.regrid.nearest(axis)[index])
+        else:
+            at = round((index + 0.5) * length / self.shape[axis] - 0.5)
         return f"{'xyz'[stored]}={length - 1 - at if self.scan['flips'][axis] else at}"
 
     @property

@@ -15,18 +15,21 @@ from torch import nn
 from vol3d import io, report
 from vol3d.bundle import ModelBundle
 from vol3d.bundle_header import read_tensor_file, write_tensors
-from vol3d.config import Config, parse_config
+from vol3d.config import Config, TaskSpec, parse_config
 from vol3d.errors import ConfigError, ModelError
+from vol3d.instances import InstanceScheme
 from vol3d.networks import Network
-from vol3d.volume import SparseLabels
+from vol3d.volume import LabelTable, SparseLabels
 from vol3d.workflows.case import Case
 from vol3d.workflows.device import exact
+from vol3d.workflows.labels import LabelMeaning, other_name, says_nothing
 from vol3d.workflows.listener import Listener
 from vol3d.workflows.meaning import Meaning
 from vol3d.workflows.models import find_model
 from vol3d.workflows.pixel_channels import with_channels
 from vol3d.workflows.plan import Plan, without_files
 from vol3d.workflows.scores import Score
+from vol3d.workflows.targets import TargetMeaning
 from vol3d.workflows.validation import HeldOut
 
 PAINTED_FILE = "painted.safetensors"
@@ -66,14 +69,35 @@ class Earlier:
         if isinstance(network, Network):
             network.shift_logits(-torch.tensor(self.offsets))
 
-    def require_same_classes(self, meaning: Meaning) -> None:
-        """Raise `ConfigError` where the labels hold other classes than the earlier run's."""
-        before, now = self.model.labels.codes.tolist(), meaning.table.codes.tolist()
+    def in_its_terms(self, cases: list[Case], meaning: Meaning) -> tuple[list[Case], Meaning]:
+        """The labels as this run's network answers: its names of classes, or its units of values.
+
+        Raises `ConfigError` where the labels hold other classes than the earlier run's.
+        """
+        before, now = (_classes(*one) for one in ((self.model.task, self.model.labels), (meaning.spec, meaning.table)))
         if before != now or meaning.spec.kind != self.model.task.kind:
             raise ConfigError(
                 f"{self.folder} learned task {self.model.task.kind} with classes {before}; these labels are of task "
                 f"{meaning.spec.kind} with classes {now}. Train a new run on them: leave --resume out."
             )
+        if isinstance(meaning, TargetMeaning):
+            scaled = replace(
+                meaning, spec=meaning.spec.model_copy(update={"mean": self.model.task.mean, "sd": self.model.task.sd})
+            )
+            return [_rescaled(case, meaning.spec, scaled.spec) for case in cases], scaled
+        if not isinstance(meaning, LabelMeaning):
+            return cases, meaning
+        names, new = ({c.code: c.name for c in table.classes} for table in (self.model.labels, meaning.table))
+        other = other_name(names, new)
+        if other is not None:
+            raise ConfigError(
+                f"{self.folder} learned code {other[0]} as {other[1]!r}; these labels call it {new[other[0]]!r}. Give "
+                "the classes the codes that they had, or train a new run: leave --resume out."
+            )
+        said = [
+            replace(c, name=names[c.code] if says_nothing(c.name, c.code) else c.name) for c in meaning.table.classes
+        ]
+        return cases, replace(meaning, table=replace(meaning.table, classes=tuple(said)))
 
     def new_labels(self, case: Case) -> SparseLabels | None:
         """What was painted since: labels whose voxels had none then; None where that is nothing, or not known."""
@@ -99,6 +123,23 @@ class Earlier:
             current=self.model.statistics == "current",
         )
         return held.score(self.model.build(plan.device.name))
+
+
+def _classes(task: TaskSpec, table: LabelTable) -> list[str]:
+    """What a network answers, as codes; where objects are told apart, with what is a thing and how they are written."""
+    if task.scheme is None:
+        return [str(code) for code in table.codes.tolist()]
+    scheme = InstanceScheme.from_json(task.scheme)
+    kinds = [f"{c.code} ({'thing' if c.thing else 'stuff'})" for c in scheme.classes]
+    return kinds if scheme.divisor is None else [*kinds, f"written as class × {scheme.divisor} + object"]
+
+
+def _rescaled(case: Case, found: TaskSpec, wanted: TaskSpec) -> Case:
+    """The case with its values in the units that another network answers in."""
+    if case.target is None:
+        return case
+    values = case.target.astype(np.float64) * found.sd + found.mean
+    return replace(case, target=((values - wanted.mean) / wanted.sd).astype(np.float32))
 
 
 def tell_what_is_new(

@@ -17,6 +17,7 @@ import numpy as np
 from vol3d import io
 from vol3d.config import Config
 from vol3d.errors import ConfigError, LabelError, TrainingError
+from vol3d.inference.forward import too_large
 from vol3d.io.formats import split_suffix
 from vol3d.report.experiment_rows import ExperimentRow, RowsFile
 from vol3d.volume import LabelTable, SparseLabels, Volume
@@ -160,7 +161,9 @@ def _go(
                 tell.note(f"{inner.name}: {row.key}")
                 try:
                     found = run_row(row, request.config, material, runs / _folder_name(row), inner, keep=keep_runs)
-                except TrainingError as error:
+                except (TrainingError, MemoryError, RuntimeError) as error:
+                    if isinstance(error, RuntimeError) and not too_large(error):
+                        raise
                     failed.append(row.key)
                     tell.warn(f"{inner.name} failed and is left out: {error}")
                     continue

@@ -98,11 +98,17 @@ def other_name(one: dict[int, str], other: dict[int, str]) -> tuple[int, str] | 
     Names that say nothing, such as class 3 or background, contradict none, nor do those of unlabeled codes.
     """
     for code in sorted(one.keys() & other.keys()):
-        here, there = (name.strip().casefold() for name in (one[code], other[code]))
-        mute = {*UNLABELED_NAMES, f"class {code}"}
-        if here != there and not {here, there} & mute and not is_background(here) and not is_background(there):
+        names = one[code], other[code]
+        same = names[0].strip().casefold() == names[1].strip().casefold()
+        if not (same or any(says_nothing(name, code) for name in names)):
             return code, one[code]
     return None
+
+
+def says_nothing(name: str, code: int) -> bool:
+    """Whether a name of a code is one that anything may have: class 3 of code 3, background, unlabeled."""
+    plain = name.strip().casefold()
+    return plain in {*UNLABELED_NAMES, f"class {code}"} or is_background(plain)
 
 
 def marks(volumes: list[Volume]) -> set[int]:

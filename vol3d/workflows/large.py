@@ -30,7 +30,7 @@ from vol3d.workflows.large_pixels import with_channels
 from vol3d.workflows.listener import Listener
 from vol3d.workflows.outputs import PredictOptions
 from vol3d.workflows.precision import Trial, require_precision, tell_trial, tried
-from vol3d.workflows.predict import Prediction, predict
+from vol3d.workflows.predict import Prediction, predict, require_possible
 from vol3d.workflows.scan import as_learned, require_channels
 from vol3d.workflows.tiling import PLANNED_SHARE, PROGRAM_BYTES, model_plans
 from vol3d.workflows.unlike import intensities_unlike_training, unlike_training
@@ -137,6 +137,7 @@ def predict_large(
     """
     device = exact(pick_device(choice.device))
     require_precision(bundle, choice, device)
+    require_possible(bundle, choice)
     if choice.prune is not None:
         bundle = bundle.pruned(choice.prune)
     network = bundle.build(device.name)

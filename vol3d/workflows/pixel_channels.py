@@ -32,7 +32,8 @@ from vol3d.config import Config
 from vol3d.errors import ConfigError
 from vol3d.inference.forward import Image
 from vol3d.io import available_memory
-from vol3d.sampling import HoldOut, painted_slices, with_whole_slices
+from vol3d.sampling import HoldOut, with_whole_slices
+from vol3d.sampling.holdout import plane_name, slice_groups
 from vol3d.transforms import PreparedImage, Preprocessing
 from vol3d.volume import Box, SparseLabels, Volume
 from vol3d.workflows.case import Case
@@ -146,7 +147,7 @@ def guide(
 def _are_strokes(cases: Sequence[Case]) -> bool:
     """Whether nobody painted slices or most of a scan, so that classes are not as frequent in the scan as in paint."""
     known = [case.labels.known for case in cases]
-    return all(mask.mean() <= _MOST_OF_IT and not painted_slices(mask) for mask in known)
+    return all(mask.mean() <= _MOST_OF_IT and not slice_groups(mask, plane_name) for mask in known)
 
 
 def _settle_shares(

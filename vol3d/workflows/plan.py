@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from vol3d.workflows.planned import (
     small_patch,
 )
 from vol3d.workflows.reduction import reduction_for
+from vol3d.workflows.sides import tell_sides
 
 if TYPE_CHECKING:
     from vol3d.workflows.device import Device
@@ -38,9 +38,6 @@ __all__ = ["Grid", "Plan", "make_plan", "small_network", "small_patch"]
 def without_files(network: AnyNetworkConfig) -> AnyNetworkConfig:
     """The network as a model describes it: no names of files, whose contents are in its weights by then."""
     return network.model_copy(update={"encoder_weights": None}) if hasattr(network, "encoder_weights") else network
-
-
-_MIRRORED = {"l": "r", "lh": "rh", "lt": "rt", "sin": "dex", "sinister": "dexter", "links": "rechts"}
 
 
 @dataclass(frozen=True)
@@ -214,18 +211,6 @@ def _flips(config: Config, names: tuple[str, ...]) -> dict[str, float]:
     if config.augment.flip_probability is not None:
         return {}
     return {"flip_probability": 0.0 if tell_sides(names) else 0.5}
-
-
-def tell_sides(names: Sequence[str]) -> bool:
-    """Whether class names tell left from right: by these words, or two names differ in nothing but l and r or the like.
-
-    Words are parted by anything but letters, and by capitals: `LeftLung`; `lung_l`, `lung_r`; `ctx-lh-x`, `ctx-rh-x`.
-    """
-    words = [tuple(word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)) for name in names]
-    if any({"left", "right"} & {*parts} for parts in words):
-        return True
-    mirrored = [tuple(_MIRRORED.get(word, word) for word in parts) for parts in words]
-    return any(other != parts and other in words for parts, other in zip(words, mirrored, strict=True))
 
 
 def _classifier(

@@ -36,6 +36,7 @@ from vol3d.workflows.outputs import PredictOptions, require_room, target_of
 from vol3d.workflows.pixel_channels import prepare
 from vol3d.workflows.precision import Trial, require_precision, tell_trial, tried
 from vol3d.workflows.scan import read_scan
+from vol3d.workflows.sides import require_no_sides
 from vol3d.workflows.sources import Source, Spacing
 from vol3d.workflows.uncertainty import UncertainPass, require_probabilities, write_uncertainty
 from vol3d.workflows.unlike import intensities_unlike_training, unlike_training
@@ -87,7 +88,7 @@ def predict(
     target = target_of(scan, output, bundle)
     if target is not None:
         require_room(target, choice, [scan])
-    _require_possible(bundle, choice)
+    require_possible(bundle, choice)
     device = exact(pick_device(choice.device))
     require_precision(bundle, choice, device)
     if choice.prune is not None:
@@ -176,10 +177,12 @@ def _answers(  # noqa: PLR0913, PLR0917 RUF100  what goes in, and how
     return outcome(bundle, slabs, undo, volume, probabilities=choice.probabilities), trial
 
 
-def _require_possible(bundle: ModelBundle, choice: PredictOptions) -> None:
+def require_possible(bundle: ModelBundle, choice: PredictOptions) -> None:
     """Raise `ConfigError` where the model has no answers of the kind that is asked for."""
     if choice.probabilities and bundle.task.kind == "regression":
         raise ConfigError("this model predicts values, which have no class probabilities; leave --probabilities out")
+    if choice.tta:
+        require_no_sides(bundle.labels.names)
     if choice.uncertainty:
         require_probabilities([(bundle, None)])
 

@@ -171,9 +171,9 @@ def open_run(
 
 
 def resume_run(folder: Path) -> Run:
-    """The run in `folder`. Raises `ModelError` where there is none, or it is finished."""
+    """The run in `folder`. Raises `ModelError` where there is none, or it is finished: it has a model and its end."""
     record = report.read_record(folder)
-    if (folder / MODEL_FILE).is_file():
+    if (folder / MODEL_FILE).is_file() and "finished" in record:
         raise ModelError(f"{folder}: this run is finished; predict with -m {folder}, or train a new one")
     if "config" not in record:
         raise ModelError(f"{folder}: run.json lacks the configuration. Train again into a new folder.")

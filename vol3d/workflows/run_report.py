@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from vol3d.workflows.plan import Plan
 
 _SAME = 1e-9
+_HURRIED = "no labels were held out, since training had no time to look at them (or validations are 0)"
 _MOSTLY = 0.5  # labels that cover more are no slices
 _FOLDERS = re.compile(r"(?<![\w.])/(?:[^\s/:'\"]+/)+")
 
@@ -52,7 +53,8 @@ class Outcome:
     score: on held-out labels, None without any. answers: what the network that got this score predicted, class indices
     (X, Y, Z) per case on its prepared grid, right at least where held-out labels are; None where it was not kept, or
     nothing is held out. refitted: whether the held-out labels joined the training afterwards. earlier: the score of
-    the run that this one went on from. seconds: of the whole run.
+    the run that this one went on from. seconds: of the whole run. hurried: whether all labels trained from the
+    beginning, although some could have been held out.
     """
 
     score: Score | None
@@ -65,6 +67,7 @@ class Outcome:
     earlier: Score | None = None
     calibration: calibration.Calibration | None = None
     warnings: Sequence[str] = ()
+    hurried: bool = False
 
 
 def report_run(
@@ -97,7 +100,7 @@ def report_run(
             version=__version__,
             seed=training.seed,
         ),
-        held_out="; ".join(dict.fromkeys(_shortened(split.said, known) for split in splits)),
+        held_out=_HURRIED if outcome.hurried else "; ".join(dict.fromkeys(_shortened(s.said, known) for s in splits)),
         network=_network(outcome.score, answers, splits, meaning),
         baselines=tuple(_baseline(found) for found in outcome.baselines),
         values=_values(outcome.score),
@@ -109,26 +112,36 @@ def report_run(
         preview=shown["preview.png"],
         warnings=tuple(_shortened(text, known) for text in outcome.warnings),
         notes=_notes(meaning),
-        steps=next_steps(folder, cases[0].name),
+        steps=next_steps(folder, cases[0].name, others=len(cases) - 1, classes=bool(classes)),
     )
     return write_run_report(folder, facts)
 
 
-def next_steps(folder: Path, scan: str) -> tuple[Step, ...]:
-    """How to go on from a run: commands, without the folders that its files lie in."""
+def next_steps(folder: Path, scan: str, *, others: int = 0, classes: bool = True) -> tuple[Step, ...]:
+    """How to go on from a run: commands, without the folders that its files lie in.
+
+    others: how many more scans it learned from. classes: whether it learned any; of values no slices are suggested.
+    """
     run = shlex.quote(str(folder) if not folder.is_absolute() and ".." not in folder.parts else folder.name)
     path, dataset = _parts(scan)
     name = "SCAN.nii.gz"
     if split_suffix(path)[1]:
         name = f"{path.name}:{dataset}" if dataset else path.name
     file, paint = shlex.quote(name), shlex.quote(io.default_output(name, "_paint"))
+    predict = Step("Segment a scan", (f"vol3d predict {file} -m {run}",))
+    if not classes:
+        return (predict,)
+    more = f" {' '.join(['OTHER_LABELS'] * others)}" if others else ""
     return (
-        Step("Segment a scan", (f"vol3d predict {file} -m {run}",)),
+        predict,
         Step(
             "Find the slices whose painting helps most, and mark them in a label file",
             (f"vol3d suggest {file} -m {run}",),
         ),
-        Step("Paint the marked slices in it, then go on from this run", (f"vol3d train --resume {run} -l {paint}",)),
+        Step(
+            "Paint the marked slices in it, then go on from this run",
+            (f"vol3d train --resume {run} -l {paint}{more}",),
+        ),
     )
 
 

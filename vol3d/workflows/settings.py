@@ -89,7 +89,9 @@ def _merge(base: Options, over: Options) -> Options:
             merged[key] = _network(base.get(key), value)
         elif isinstance(value, dict) and key not in _LEAVES:
             child = merged.get(key)
-            merged[key] = _merge(child if isinstance(child, dict) else {}, value)
+            if not (child is None or isinstance(child, dict)):
+                raise ConfigError(f"configuration: {key}: expected keys and values, found {str(child)[:60]!r}")
+            merged[key] = _merge(child or {}, value)
         else:
             merged[key] = value
     return {key: value for key, value in merged.items() if value != {} or key in base}
@@ -105,6 +107,8 @@ def _network(base: Any, chosen: Options) -> Options:  # noqa: ANN401  whatever a
         )
     if base is None or described:
         return {"plan": "unet", **chosen}
+    if not isinstance(base, (str, dict)):
+        raise ConfigError(f"configuration: network: expected a kind or keys and values, found {str(base)[:60]!r}")
     return {**({"plan": base} if isinstance(base, str) else base), **chosen}
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from vol3d import io
 from vol3d.bundle import ModelBundle
-from vol3d.config import DataConfig, LabelsConfig
+from vol3d.config import DataConfig, LabelsConfig, Task
 from vol3d.errors import ConfigError, ModelError
 from vol3d.io.formats import split_suffix
 from vol3d.report import RECORD
@@ -32,6 +32,7 @@ from vol3d.workflows.pixel_channels import prepare
 from vol3d.workflows.protected import refuse_to_replace
 from vol3d.workflows.results import PAINT_TAG
 from vol3d.workflows.scan import read_scan
+from vol3d.workflows.sides import require_no_sides
 from vol3d.workflows.sources import Source, Spacing
 from vol3d.workflows.to_paint import find_painted, labels_beside
 from vol3d.workflows.uncertainty import EVERY_FLIP, labels_and_uncertainty
@@ -91,7 +92,7 @@ class Suggestions:
     planes: the best first; each gain is what remains after those before it. codes: unsigned (X, Y, Z): what was
     painted, the planes marked with `to_paint`, `unlabeled` elsewhere. names: code → name. path: the label file, or
     None. said: what was decided, a line each. learned_with: label files of the other scans that the model's run learned
-    from, which going on with it takes as well; None where this scan is none of its scans.
+    from, which going on with it takes as well; None where this scan is none of its scans. task: the model's.
     """
 
     planes: tuple[Suggestion, ...]
@@ -102,6 +103,7 @@ class Suggestions:
     path: str | None
     said: tuple[str, ...]
     learned_with: tuple[str, ...] | None = None
+    task: Task = "semantic"
 
     def lines(self) -> list[str]:
         """What a person reads, a line each."""
@@ -136,6 +138,8 @@ def suggest(
     if n < 1:
         raise ConfigError(f"expected to suggest one slice or more, found {n}")
     bundle, run = _opened(model, tell)
+    if choice.tta:
+        require_no_sides(bundle.labels.names)
     target = _target(scan, output)
     if target is not None:
         refuse_to_replace(target, "the scan", [scan])
@@ -194,7 +198,9 @@ def suggest(
                 title = f"{rank + 1}: {plane.name} of {volume.shape[at[0]]}, gain {100 * plane.gain:.2g} %"
                 suggestion_png(path, volume.array, volume.affine, at, classes, entropy, bundle.labels, title=title)
                 planes[rank] = replace(plane, picture=path)
-    return Suggestions(tuple(planes), codes, names, mark, rest, target, said, labels_beside(scan, run))
+    return Suggestions(
+        tuple(planes), codes, names, mark, rest, target, said, labels_beside(scan, run), bundle.task.kind
+    )
 
 
 def _suggestion(plane: PlaneGain, mean: float) -> Suggestion:

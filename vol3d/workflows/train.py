@@ -78,7 +78,7 @@ def train(  # noqa: PLR0913  the verb that everything hangs on
     preprocessing = Preprocessing(**settled.preprocess.model_dump())
     cases, meaning = load(files, settled, preprocessing, tell, spacing_mm)
     if earlier is not None:
-        earlier.require_same_classes(meaning)
+        cases, meaning = earlier.in_its_terms(cases, meaning)
     grids = [Grid(case.shape, case.spacing_mm, case.scan["order"]) for case in cases]
     plan = make_plan(settled, grids, cases[0].channels, meaning.table.names, device, _painted_axes(cases))
     if earlier is not None:
@@ -134,6 +134,10 @@ def _go_on(
         raise ConfigError(f"{folder}: this run was trained on arrays in memory; give the images again")
     settled = _continued(earlier, options, overrides)
     data = settled.data
+    if given.images and data.weights and not given.weights:
+        raise ConfigError(
+            f"{folder}: this run had weights (-w) of its own images; give those of the new images, or leave -i out"
+        )
     files = gather(given.images or data.images, given.labels, given.weights or data.weights)
     return earlier, _with_files(settled, files), files
 

@@ -335,6 +335,7 @@ class TrainingRun:
                 baselines=[one for one in found if one is not None],
                 earlier=before,
                 calibration=calibration,
+                hurried=bool(self.held) and self.run.length is not None and not self.run.length.validations,
                 warnings=[] if self.earlier is None else [f"Scores on held-out labels are too high: {_SEEN_BEFORE}."],
             ),
         )

@@ -20,6 +20,7 @@ from vol3d.transforms import Undo
 from vol3d.volume import Slab, Volume
 from vol3d.workflows.device import Device
 from vol3d.workflows.listener import Listener
+from vol3d.workflows.sides import tell_sides
 from vol3d.workflows.tiling import model_plans
 
 CHANNELS = ("entropy", "mutual information")  # of an uncertainty map, both 0 … 1
@@ -33,7 +34,7 @@ class UncertainPass:
     bundles: models of the same classes, each with its temperature and the network that `build` made of it. image: as
     these networks see it, all channels, for `predict_axes`. flip_axes: axes along which the whole volume is flipped
     too, which makes members of a single model; without flips it has nothing to disagree with but its own overlapping
-    tiles and planes, and the mutual information says little.
+    tiles and planes, and the mutual information says little. Models whose classes tell left from right are not flipped.
     Raises `ConfigError` for a regression, which has no probabilities; `ModelError` for models of different classes.
     """
 
@@ -58,7 +59,8 @@ class UncertainPass:
             for bundle, network in bundles
         ]
         self._image, self._device, self._tell = image, device, tell
-        self._flip_axes = tuple(flip_axes)
+        sided = any(tell_sides(bundle.labels.names) for bundle, _ in bundles)
+        self._flip_axes = () if sided else tuple(flip_axes)
         self._kept: list[Slab] = []
 
     def slabs(self, bare: bool = False) -> Iterator[Slab]:
