@@ -273,7 +273,8 @@ def case_of(logits, labeled, seed=0, image=None):
     below = (below < np.random.default_rng(seed).random(np.prod(grid))).sum(axis=0)
     classes = np.where(labeled, np.minimum(below, len(logits) - 1).reshape(grid), 200).astype(np.uint8)
     known = SparseLabels(classes, labeled, Affine.from_spacing((1.0, 1.0, 1.0)))
-    return Case("scan", torch.from_numpy(image), known, (1.0, 1.0, 1.0), {})
+    scan = {"order": (0, 1, 2), "flips": (False,) * 3, "shape": labeled.shape}
+    return Case("scan", torch.from_numpy(image), known, (1.0, 1.0, 1.0), scan)
 
 
 def doubtful(dimensions=3):

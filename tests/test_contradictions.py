@@ -60,7 +60,7 @@ def test_unpainted_voxels_are_not_taken_for_background_of_a_reference(tmp_path, 
 def test_a_code_that_was_predicted_cannot_mean_unlabeled():
     _, classes = balls()
     with pytest.raises(LabelError, match=r"predicts code 0.*Leave --unlabeled 0 out"):
-        vol3d.evaluate(classes, classes, unlabeled=0, leave_out=painted(classes))
+        vol3d.evaluate(classes, classes, unlabeled=0, leave_out=sliced(classes))
     sparse = painted(classes)
     assert vol3d.evaluate(classes, sparse, unlabeled=UNLABELED).mean_iou == 1
 
@@ -73,7 +73,7 @@ def test_two_files_that_number_their_classes_differently_are_not_compared():
     other = Volume(classes[None], GRID, "other", attributes={"class_names": {"1": "Kidney", "2": "Liver"}})
     with pytest.raises(LabelError, match="one calls code 1 'liver', which is code 2 in other"):
         vol3d.evaluate(one, other)
-    assert vol3d.evaluate(one, Volume(classes[None], GRID, "bare")).classes[1].name == "liver"
+    assert vol3d.evaluate(one, Volume(classes[None], GRID, "bare")).scores[1].name == "liver"
     for wrong in ({"1": "tumour"}, {"1": "kidney"}):
         drawn = Volume(classes[None], GRID, "drawn", attributes={"class_names": wrong})
         with pytest.raises(LabelError, match="calls code 1"):
@@ -102,7 +102,7 @@ def test_voxels_without_a_size_have_no_distances_in_mm(tmp_path):
     for name in names:
         with h5py.File(name, "r+") as file:
             file["label"].attrs["element_size_um"] = (2000.0, 1000.0, 1000.0)
-    found = vol3d.evaluate(*names, dense=True, surface=True).surfaces
+    found = vol3d.evaluate(*names, dense=True, surface=True).surface
     assert found is not None
     assert found[1].hausdorff_mm == 0
     assert any("not in the file" in line for line in vol3d.check(CODES, CODES, dense=True).lines()) is False
@@ -339,7 +339,7 @@ def test_large_tiles_give_memory_back_and_small_ones_do_not(monkeypatch):
     bundle = drawn_bundle(network, build(network, 1, 2).state_dict(), patch=[16, 16, 16])
     calls = []
     monkeypatch.setattr(module, "keep_less", lambda: calls.append(1))
-    scan = np.random.default_rng(0).random((40, 40, 40), dtype=np.float32)
+    scan = np.random.default_rng(0).uniform(-9, 9, (40, 40, 40)).astype(np.float32)
     vol3d.predict(scan, bundle, spacing_mm=(1, 1, 1), tile=(32, 32, 32), device="cpu")
     assert not calls
     monkeypatch.setattr("vol3d.workflows.at_once._LARGE", 32**3)

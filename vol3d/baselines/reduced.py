@@ -172,6 +172,7 @@ def reduced_labels(labels: SparseLabels, factors: Factors, classes: int) -> Spar
     if factors == (1, 1, 1):
         return labels
     known = reduced_mask(labels.labeled, factors)
+    usable = labels.labeled if labels.weight is None else labels.labeled & (labels.weight > 0)
     found = np.zeros(known.shape, labels.classes.dtype)
     planes = max(1, min(_PLANES, _PART_VOXELS // math.prod((factors[0], *labels.shape[1:]))))
     for first in range(0, len(found), planes):
@@ -183,8 +184,8 @@ def reduced_labels(labels: SparseLabels, factors: Factors, classes: int) -> Spar
         counts = np.bincount(place, None if labels.weight is None else labels.weight[part][at], minlength=len(keys))
         order = np.lexsort((counts, keys // classes))  # the last one that is written to a voxel is the most frequent
         own.reshape(-1)[keys[order] // classes] = keys[order] % classes
-    for lost in np.setdiff1d(np.unique(labels.classes[labels.labeled]), np.unique(found[known])):
-        found[reduced_mask(labels.labeled & (labels.classes == lost), factors)] = lost
+    for lost in np.setdiff1d(np.unique(labels.classes[usable]), np.unique(found[known])):
+        found[reduced_mask(usable & (labels.classes == lost), factors)] = lost
     weight = None
     if labels.weight is not None:
         total = _sums(labels.labeled * labels.weight, factors)
