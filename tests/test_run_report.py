@@ -542,12 +542,12 @@ def test_calibration_is_passed_on(tmp_path):
     split = hold_out(case.labels, 3)
     errors = [SimpleNamespace(expected_calibration_error=value) for value in (0.2, 0.1)]
     (tmp_path / "reliability.png").touch()
-    found = SimpleNamespace(before=errors[0], after=errors[1], halves=(1.0, 2.0), pool_weight=0.2)
+    found = SimpleNamespace(before=errors[0], final=errors[1], changes=True, pool_weight=0.2)
     text = report_run(tmp_path, plan(), [case], MEANING, [split], outcome(case, split, calibration=found)).read_text()
     assert "0.200 before, 0.100 after calibration" in text
     assert "](reliability.png)" in text
     assert "which counts 20 %" in text
-    found.halves = None
+    found.changes = False
     text = report_run(tmp_path, plan(), [case], MEANING, [split], outcome(case, split, calibration=found)).read_text()
     assert "labels: 0.200. At an error of 0," in text
 

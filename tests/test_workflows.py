@@ -1,6 +1,7 @@
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -407,11 +408,19 @@ def test_held_out_labels_teach_nothing_without_a_refit(tmp_path):
 def test_a_budget_too_short_is_said_aloud(tmp_path):
     image, classes = balls()
     config = {k: v for k, v in TINY.items() if k != "training"}
-    with pytest.warns(UserWarning, match="iterations? of .* s fit into 1 s"):
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
         run = vol3d.train(
             image, painted(classes), unlabeled=UNLABELED, config=config, time_budget_s=1, output=tmp_path / "run"
         )
     assert run.iterations >= 1
+    texts = [str(one.message) for one in said]
+    assert any(re.search("iterations? of .* s fit into 1 s", text) for text in texts)
+    report = (run.run / "report.md").read_text()
+    if any("there will be no score" in text for text in texts):
+        assert "No labels were held out, since training had no time to look at them" in report
+    else:
+        assert "mean" in report
 
 
 def test_the_papers_table_and_an_ignore_code_fit():
@@ -447,7 +456,7 @@ def test_evaluate_counts_labeled_voxels_only():
         vol3d.evaluate(guess[..., 1:], truth)
     with pytest.raises(LabelError, match="no voxel is left"):
         vol3d.evaluate(guess, np.full_like(truth, 9), unlabeled=9)
-    with pytest.raises(LabelError, match="which code means unlabeled there"):
+    with pytest.raises(LabelError, match="which voxels are painted there"):
         vol3d.evaluate(guess, truth, leave_out=truth)
 
 

@@ -236,7 +236,7 @@ def _panoptic(predicted: Volume, truth: Volume, scoring: Scoring) -> PanopticEva
         instances.append(numbers)
         numbered |= {code // divisor for code in code_counts(volume) if code % divisor}
     things = tuple(sorted(numbered)) if scoring.things is None else scoring.things
-    unnumbered = np.isin(classes[1], things) & (instances[1] == 0)
+    unnumbered = np.isin(classes[1], things) & (instances[1] == 0) & (classes[1] != 0)  # code 0 is no object
     if unnumbered.any():
         code = int(classes[1][unnumbered][0])
         raise LabelError(
