@@ -13,7 +13,7 @@ import torch
 
 from vol3d.training import FitSettings, PatchSource, time_steps
 from vol3d.workflows.baselines import interpolation_seconds
-from vol3d.workflows.batch_statistics import REESTIMATION_BATCHES, reestimates
+from vol3d.workflows.batch_statistics import batches, reestimates
 from vol3d.workflows.listener import Listener
 from vol3d.workflows.live_preview import PREVIEW_SHARE
 from vol3d.workflows.plan import Plan
@@ -36,6 +36,11 @@ class Length:
 
     iterations: int
     validations: int
+
+
+def _again(iterations: int) -> float:
+    """How many steps as much time takes as measuring BatchNorm's statistics at the end of both stages."""
+    return 2 * batches(iterations) * _FORWARD_SHARE
 
 
 class Budget:
@@ -93,8 +98,8 @@ class Budget:
         left *= 1 - PREVIEW_SHARE
         left -= validation * (validations + 3) if validations else 0.0  # score, calibration, pictures
         iterations = max(1, int(left / step))
-        if reestimates(training, iterations):
-            iterations = max(1, int(left / step - 2 * REESTIMATION_BATCHES * _FORWARD_SHARE))
+        while iterations > 1 and reestimates(training, iterations) and iterations + _again(iterations) > left / step:
+            iterations -= 1
         if iterations < _FEW:
             classifier = "it is the pixel classifier that will be seen"
             poor = classifier if self._plan.classifier else "the labels will be poor"

@@ -27,7 +27,7 @@ from vol3d.training import (
 from vol3d.transforms import Preprocessing
 from vol3d.volume import SparseLabels
 from vol3d.workflows.baselines import BaselineScore, score_baseline, score_interpolation
-from vol3d.workflows.batch_statistics import REESTIMATION_BATCHES, first_inputs, reestimates
+from vol3d.workflows.batch_statistics import first_inputs, reestimates
 from vol3d.workflows.budget import Budget
 from vol3d.workflows.bundling import bundle_of
 from vol3d.workflows.case import Case
@@ -133,7 +133,7 @@ class TrainingRun:
         )
         self._tell_shares(shares)
         self.classifier_score: BaselineScore | None = None
-        self.reestimates = False
+        self.iterations, self.reestimates = 0, False
         if self.guided:
             self.classifier_score = score_baseline(PixelChannels(seen), cases, self.splits, meaning)
             self._early_preview(0, self.shown[0].logs, logs=True)
@@ -180,7 +180,7 @@ class TrainingRun:
             self.fabric,
         )
         iterations = length.iterations
-        self.reestimates = reestimates(self.plan.config.training, iterations)
+        self.iterations, self.reestimates = iterations, reestimates(self.plan.config.training, iterations)
         stages = make_stages(self.plan, length, self.patches, self.all_patches, held=bool(self.held))
         self.run.start(length, leads=self.fabric.is_global_zero)
         self.tell.note(f"{iterations} iterations on {self.plan.device.name}; run folder {self.run.folder}")
@@ -242,7 +242,7 @@ class TrainingRun:
         """With the best weights, before held-out labels are learned from."""
         if self.reestimates:
             network.to(self.plan.device.name)
-            reestimate(network, first_inputs(self.patches, self.plan, REESTIMATION_BATCHES))
+            reestimate(network, first_inputs(self.patches, self.plan, self.iterations))
         self.run.record |= self.end.measure(network)
 
     def _finish(self, network: torch.nn.Module, result: FitResult, stages: list[Stage]) -> TrainResult:
