@@ -29,6 +29,7 @@ from vol3d.sampling import hold_out
 from vol3d.transforms import Preprocessing
 from vol3d.volume import Affine, LabelTable, SparseLabels, Volume
 from vol3d.workflows import experiment_run, train
+from vol3d.workflows.batch_statistics import batches
 from vol3d.workflows.cases import TrainingFiles, load
 from vol3d.workflows.continuing import Earlier, _classes
 from vol3d.workflows.forecast import forecast
@@ -292,3 +293,7 @@ def test_thin_slabs_of_the_context_change_no_feature():
     pieces = list(_side_by_side(maps, around))
     assert len(pieces) == 5
     assert torch.equal(torch.cat([part for _, _, part in pieces], dim=1), whole)
+
+
+def test_short_runs_measure_statistics_on_few_batches():
+    assert [batches(n) for n in (1, 8, 20, 100, 160, 5000)] == [1, 8, 10, 25, 40, 40]
