@@ -59,8 +59,11 @@ def test_unpainted_voxels_are_not_taken_for_background_of_a_reference(tmp_path, 
 
 def test_a_code_that_was_predicted_cannot_mean_unlabeled():
     _, classes = balls()
-    with pytest.raises(LabelError, match=r"predicts code 0.*Leave --unlabeled 0 out"):
-        vol3d.evaluate(classes, classes, unlabeled=0, leave_out=sliced(classes))
+    named = Volume(classes[None], GRID, "seg", attributes={"class_names": {"0": "background", "1": "ball"}})
+    with pytest.raises(LabelError, match=r"seg holds code 0 \(background\), which means unlabeled in label array"):
+        vol3d.evaluate(named, classes, unlabeled=0, leave_out=sliced(classes))
+    bare = vol3d.evaluate(classes, classes, unlabeled=0)  # of a tool that writes 0 where it says nothing, perhaps
+    assert bare.voxels == int((classes > 0).sum())
     sparse = painted(classes)
     assert vol3d.evaluate(classes, sparse, unlabeled=UNLABELED).mean_iou == 1
 
@@ -87,6 +90,20 @@ def test_two_files_that_number_their_classes_differently_are_not_compared():
     assert (
         decide([one, other], parse_config({"labels": {"dense": True, "classes": named}}).labels).table.names[1] == "a"
     )
+
+
+def test_panoptic_names_may_stand_under_class_codes_or_values():
+    codes = np.zeros((8, 8, 8), np.uint16)
+    codes[:2], codes[4:6] = 1001, 1002
+    one = Volume(codes[None], GRID, "one", attributes={"class_names": {"0": "background", "1000": "nucleus"}})
+    other = Volume(codes[None], GRID, "other", attributes={"class_names": {"0": "background", "1": "nucleus"}})
+    assert vol3d.evaluate(one, other, task="panoptic").names[1] == "nucleus"
+
+
+def test_small_flat_things_of_a_dense_reference_are_no_slices():
+    codes = np.zeros((64, 64, 40), np.uint8)
+    codes[10:16, 10:16, 10:12], codes[40:46, 30:36, 30] = 1, 1
+    assert vol3d.evaluate(codes, codes).mean_iou == 1
 
 
 def test_voxels_without_a_size_have_no_distances_in_mm(tmp_path):
@@ -141,6 +158,16 @@ def test_channels_that_come_last_are_not_taken_for_an_axis(shape, tmp_path):
         file["raw"] = np.zeros(shape, np.uint8)
     with pytest.raises(FileFormatError, match="looks like"):
         io.read(str(tmp_path / "a.h5"))
+
+
+def test_channels_that_come_first_are_read(tmp_path):
+    several = np.random.default_rng(0).random((1, 5, 3, 40, 40)).astype(np.float32)[0]  # five channels, three along x
+    io.write_image(str(tmp_path / "a.h5"), several, Volume(several[:1], GRID))
+    assert np.array_equal(io.read(f"{tmp_path}/a.h5:raw").array, several)
+    with h5py.File(tmp_path / "b.h5", "w") as file:
+        file["raw"] = np.zeros((40, 40, 3), np.uint8)
+        file.attrs["element_size_um"] = (1.0, 1.0, 1.0)
+    assert io.read(str(tmp_path / "b.h5")).shape == (3, 40, 40)
 
 
 def test_a_thin_scan_of_known_voxels_is_read_as_written(tmp_path):

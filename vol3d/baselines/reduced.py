@@ -166,13 +166,13 @@ def reduced_labels(labels: SparseLabels, factors: Factors, classes: int) -> Spar
     """For every voxel of the coarse grid the class of most of the labeled voxels that it stands for, and their weight.
 
     Voxels count by their weight. Of classes that are as frequent as each other the last is taken. A class that is
-    nowhere the most frequent gets all voxels that hold any of it, so that it is not lost. Voxels that are only known to
-    be of one of several classes are left out. classes: how many there are.
+    nowhere the most frequent gets the voxels that hold any of it, but for the last one of another class: none is lost.
+    Voxels that are only known to be of one of several classes are left out. classes: how many there are.
     """
     if factors == (1, 1, 1):
         return labels
     known = reduced_mask(labels.labeled, factors)
-    usable = labels.labeled if labels.weight is None else labels.labeled & (labels.weight > 0)
+    totals = np.zeros(classes)
     found = np.zeros(known.shape, labels.classes.dtype)
     planes = max(1, min(_PLANES, _PART_VOXELS // math.prod((factors[0], *labels.shape[1:]))))
     for first in range(0, len(found), planes):
@@ -181,11 +181,12 @@ def reduced_labels(labels: SparseLabels, factors: Factors, classes: int) -> Spar
         at = np.nonzero(labels.labeled[part])
         coarse = np.ravel_multi_index(tuple(n // factor for n, factor in zip(at, factors, strict=True)), own.shape)
         keys, place = np.unique(coarse * np.int64(classes) + labels.classes[part][at], return_inverse=True)
-        counts = np.bincount(place, None if labels.weight is None else labels.weight[part][at], minlength=len(keys))
+        weights = None if labels.weight is None else labels.weight[part][at]
+        counts = np.bincount(place, weights, minlength=len(keys))
+        totals += np.bincount(labels.classes[part][at], weights, minlength=classes)
         order = np.lexsort((counts, keys // classes))  # the last one that is written to a voxel is the most frequent
         own.reshape(-1)[keys[order] // classes] = keys[order] % classes
-    for lost in np.setdiff1d(np.unique(labels.classes[usable]), np.unique(found[known])):
-        found[reduced_mask(usable & (labels.classes == lost), factors)] = lost
+    _keep_every_class(found, known, labels, factors, totals)
     weight = None
     if labels.weight is not None:
         total = _sums(labels.labeled * labels.weight, factors)
@@ -193,6 +194,30 @@ def reduced_labels(labels: SparseLabels, factors: Factors, classes: int) -> Spar
     middle = np.diag([*(float(factor) for factor in factors), 1.0])
     middle[:3, 3] = [(factor - 1) / 2 for factor in factors]
     return SparseLabels(found, known, Affine(labels.affine.matrix @ middle), labels.name, weight)
+
+
+def _keep_every_class(
+    found: NDArray[np.integer],
+    known: NDArray[np.bool_],
+    labels: SparseLabels,
+    factors: Factors,
+    totals: NDArray[np.float64],
+) -> None:
+    """Give classes that no voxel of the coarse grid has those that hold any of them, the rarest last; in place.
+
+    totals: how much of each class is labeled.
+    """
+    counts = np.bincount(found[known], minlength=len(totals))
+    lost = [index for index in np.argsort(-totals) if totals[index] > 0 and not counts[index]]
+    for index in lost:
+        held = labels.labeled & (labels.classes == index)
+        if labels.weight is not None:
+            held &= labels.weight > 0
+        for place in map(tuple, np.argwhere(reduced_mask(held, factors))):
+            if counts[found[place]] > 1:
+                counts[found[place]] -= 1
+                found[place] = index
+                counts[index] += 1
 
 
 def _sums(values: NDArray[np.float32], factors: Factors) -> NDArray[np.float32]:

@@ -182,11 +182,12 @@ def suggest(options: Namespace) -> int:
     pictures = [str(plane.picture) for plane in result.planes if plane.picture is not None]
     write(f"wrote {result.path}" + (f", pictures {', '.join(pictures)}" if pictures else ""))
     write(f"next: paint over code {result.to_paint} in {result.path}, then")
-    codes = f"--unlabeled {result.unlabeled} --unlabeled {result.to_paint}"
+    codes = " ".join(f"--unlabeled {code}" for code in (result.unlabeled, result.to_paint))
     run, labels = find_model(options.model).parent, shlex.quote(str(result.path))
     if (run / "run.json").is_file():
         scan = "" if result.learned_with is not None else f" -i {shlex.quote(options.scan)}"
         every = " ".join([labels, *map(shlex.quote, result.learned_with or ())])
+        every += "".join(f" --unlabeled {code}" for code in result.other_unlabeled)
         write(f"vol3d train --resume {shlex.quote(str(run))}{scan} -l {every} {codes}    (a minute, from this model)")
     more = "" if result.task == "semantic" else f" --task {result.task}"
     more += "".join(f" --{name} {value}" for name, value in reading(options).items() if value is not None)

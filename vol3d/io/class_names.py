@@ -68,8 +68,9 @@ def write_sidecar(path: Path, names: dict[int, str] | None) -> None:
 
 
 def read_sidecar(path: Path) -> dict[str, str]:
-    """The names beside `path`; empty where there are none."""
-    return decode(_parsed(sidecar(path)).get(KEY))
+    """The names beside `path`; empty where there are none. Beside a link they count where its target has none."""
+    here = path.with_name(path.name + ".json")
+    return decode(_parsed(sidecar(path)).get(KEY)) or decode(_parsed(here).get(KEY))
 
 
 def _parsed(path: Path) -> dict[str, Any]:

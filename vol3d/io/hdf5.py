@@ -138,17 +138,19 @@ def shape_of(dataset: Any, name: str) -> tuple[tuple[int, int, int], int]:  # no
     stored: tuple[int, ...] = tuple(dataset.shape or ())
     if not 2 <= len(stored) <= 4 or 0 in stored:
         raise FileFormatError(f"{name} has shape {stored}; expected z, y, x or channel, z, y, x. Name another dataset.")
-    if len(stored) == 4 and stored[-1] <= 4 and (stored[0] > 16 or (min(stored[1:3]) > 16 and not 1 < stored[0] <= 4)):
+    sized = bool({ELEMENT_SIZE, AFFINE} & {*dataset.attrs, *dataset.file.attrs})
+    last = (
+        len(stored) == 4
+        and stored[-1] <= 4
+        and min(stored[1:3]) > 16
+        and (stored[0] == 1 or (stored[0] > 4 and not sized))
+    )
+    if last or (len(stored) == 4 and stored[-1] <= 4 and stored[0] > 16):
         raise FileFormatError(
             f"{name} has shape {stored}, which looks like z, y, x, channel; expected channel, z, y, x. "
             "Store the channels first; a scan of one channel without that axis."
         )
-    if (
-        len(stored) == 3
-        and stored[-1] in (3, 4)
-        and min(stored[:2]) > 16
-        and not {ELEMENT_SIZE, AFFINE} & {*dataset.attrs}
-    ):
+    if len(stored) == 3 and stored[-1] in (3, 4) and min(stored[:2]) > 16 and not sized:
         raise FileFormatError(
             f"{name} has shape {stored}, which looks like a color picture y, x, channel; expected z, y, x. Store one "
             f"channel; a scan that is so thin along x gets the attribute {ELEMENT_SIZE} (z, y, x)."

@@ -289,7 +289,7 @@ def experiment(  # noqa: PLR0913  keyword arguments of a verb
     from vol3d.workflows.experiment_kinds import Choices
 
     require_arrays(spacing_mm, images, labels)
-    if kind is None and (slices or overwrite or output or seeds != _SEEDS or folds or batchnorm):
+    if kind is None and resume is not None and (slices or overwrite or output or seeds != _SEEDS or folds or batchnorm):
         raise ConfigError("resume goes on as planned; say which kind of experiment, or leave the other options out")
     sizes = {"plan": network, "dimensions": dimensions}
     codes = (unlabeled,) if isinstance(unlabeled, int) else unlabeled

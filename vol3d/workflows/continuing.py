@@ -92,7 +92,7 @@ class Earlier:
         if other is not None:
             raise ConfigError(
                 f"{self.folder} learned code {other[0]} as {other[1]!r}; these labels call it {new[other[0]]!r}. Give "
-                "the classes the codes that they had, or train a new run: leave --resume out."
+                "it the name that it had if it is the same class, or train a new run: leave --resume out."
             )
         said = [
             replace(c, name=names[c.code] if says_nothing(c.name, c.code) else c.name) for c in meaning.table.classes

@@ -18,7 +18,7 @@ from vol3d.workflows.evaluations import (
     SurfaceScore,
 )
 from vol3d.workflows.finding import slices_option
-from vol3d.workflows.labels import annotated_planes, code_counts, stored_names, unlabeled_codes
+from vol3d.workflows.labels import UNLABELED_NAMES, annotated_planes, code_counts, stored_names, unlabeled_codes
 from vol3d.workflows.object_evaluations import InstanceEvaluation, PanopticEvaluation
 from vol3d.workflows.objects import class_names
 from vol3d.workflows.partial import refuse_choices, require_meant, undecided
@@ -157,9 +157,14 @@ def _semantic(
     )
 
 
-def _names(predicted: Volume, truth: Volume) -> dict[int, str]:
-    """Names of the codes in both files. Raises `LabelError` where a name has one code here and another one there."""
-    here, there = stored_names(predicted), stored_names(truth)
+def _names(predicted: Volume, truth: Volume, divisor: int | None = None) -> dict[int, str]:
+    """Names of the codes in both files. Raises `LabelError` where a name has one code here and another one there.
+
+    divisor: of panoptic files, whose names are those of class codes.
+    """
+    here, there = (
+        stored_names(one) if divisor is None else class_names(stored_names(one), divisor) for one in (predicted, truth)
+    )
     numbers = {name.strip().casefold(): code for code, name in there.items()}
     for code, name in here.items():
         other = numbers.get(name.strip().casefold(), code)
@@ -172,17 +177,19 @@ def _names(predicted: Volume, truth: Volume) -> dict[int, str]:
 
 
 def _refuse_answered(predicted: Volume, truth: Volume, mask: NDArray[np.bool_], config: LabelsConfig) -> None:
-    """Raise `LabelError` where the prediction holds a code that is said to mean unlabeled: there it is a class.
+    """Raise `LabelError` where the prediction has a class whose code means unlabeled in the reference.
 
     All reference voxels of that class would be left out, and with them whatever is predicted there by mistake.
     """
+    named = {code: name for code, name in stored_names(predicted).items() if name.lower() not in UNLABELED_NAMES}
     codes = code_counts(predicted, ~mask)
-    answered = [code for code in config.unlabeled if code in codes]
+    answered = [code for code in unlabeled_codes([truth], config) if code in codes and code in named]
     if answered:
+        code = answered[0]
         raise LabelError(
-            f"{predicted.name} predicts code {answered[0]}, which was said to mean unlabeled, so that {truth.name} "
-            f"cannot be judged where it holds this class. Leave --unlabeled {answered[0]} out; if slices were painted "
-            "and the rest left, say which ones with --annotated-slices."
+            f"{predicted.name} holds code {code} ({named[code]}), which means unlabeled in {truth.name}, so that it "
+            f"cannot be told from this class there. If {code} is the class in both, leave --unlabeled {code} out and "
+            "say which slices were painted with --annotated-slices; else give the class another code."
         )
 
 
@@ -241,11 +248,11 @@ def _panoptic(predicted: Volume, truth: Volume, scoring: Scoring) -> PanopticEva
         code = int(classes[1][unnumbered][0])
         raise LabelError(
             f"{truth.name}: {int(np.count_nonzero(unnumbered))} voxels are of class {code}, whose objects count one by "
-            f"one, and have no object number (code {code * divisor}). Number them from 1 up, or leave {code} out of "
-            "--things."
+            f"one (in one of the two files they are numbered), and have no object number (code {code * divisor}). "
+            "Number them from 1 up, or say with --things which classes are things."
         )
     scores = panoptic_scores(classes[0], instances[0], classes[1], instances[1], things)
-    stored = class_names(_names(predicted, truth), divisor)
+    stored = _names(predicted, truth, divisor)
     names = {code: stored.get(code, _BACKGROUND if code == 0 else f"class {code}") for code in scores}
     return PanopticEvaluation(scores, names, things, truth.array[0].size)
 
@@ -311,8 +318,8 @@ def _refuse_unsaid(truth: Volume, config: LabelsConfig) -> None:
     if planes:
         raise LabelError(
             f"{truth.name}: nearly all codes but 0 lie in {len(planes)} slices, as if nobody had painted the rest, "
-            f"which would count as background. Say --annotated-slices {slices_option(planes)}, --unlabeled CODE, or "
-            "--dense if every voxel was annotated."
+            f"which would count as background. Say --dense if every voxel was annotated; else --annotated-slices "
+            f"{slices_option(planes)}, or --unlabeled CODE."
         )
 
 

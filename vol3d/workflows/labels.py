@@ -227,7 +227,7 @@ def _table(
 ) -> LabelTable:
     names: dict[int, str] = {}
     for volume in volumes:
-        own = stored_names(volume)
+        own = {code: name for code, name in stored_names(volume).items() if code in totals or config.classes}
         other = None if config.classes else other_name(names, own)
         if other is not None:
             raise LabelError(

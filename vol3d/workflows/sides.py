@@ -30,6 +30,6 @@ def require_no_sides(names: Sequence[str]) -> None:
     """Raise `ConfigError` where flips are asked for of a model whose classes tell left from right."""
     if tell_sides(names):
         raise ConfigError(
-            "this model tells left from right, and has never seen a mirrored scan: averaging over flips would mix the "
-            "two sides. Leave --tta out."
+            "the classes of this model tell left from right: averaging over flips would mix the two sides. Leave --tta "
+            "out."
         )

@@ -92,7 +92,8 @@ class Suggestions:
     planes: the best first; each gain is what remains after those before it. codes: unsigned (X, Y, Z): what was
     painted, the planes marked with `to_paint`, `unlabeled` elsewhere. names: code → name. path: the label file, or
     None. said: what was decided, a line each. learned_with: label files of the other scans that the model's run learned
-    from, which going on with it takes as well; None where this scan is none of its scans. task: the model's.
+    from, which going on with it takes as well; None where it takes this scan alone. task: the model's.
+    other_unlabeled: codes that mean unlabeled in those files.
     """
 
     planes: tuple[Suggestion, ...]
@@ -104,6 +105,7 @@ class Suggestions:
     said: tuple[str, ...]
     learned_with: tuple[str, ...] | None = None
     task: Task = "semantic"
+    other_unlabeled: tuple[int, ...] = ()
 
     def lines(self) -> list[str]:
         """What a person reads, a line each."""
@@ -198,9 +200,9 @@ def suggest(
                 title = f"{rank + 1}: {plane.name} of {volume.shape[at[0]]}, gain {100 * plane.gain:.2g} %"
                 suggestion_png(path, volume.array, volume.affine, at, classes, entropy, bundle.labels, title=title)
                 planes[rank] = replace(plane, picture=path)
-    return Suggestions(
-        tuple(planes), codes, names, mark, rest, target, said, labels_beside(scan, run), bundle.task.kind
-    )
+    others = labels_beside(scan, run)
+    more = tuple(code for code in bundle.labels.unlabeled if code not in {mark, rest}) if others else ()
+    return Suggestions(tuple(planes), codes, names, mark, rest, target, said, others, bundle.task.kind, more)
 
 
 def _suggestion(plane: PlaneGain, mean: float) -> Suggestion:

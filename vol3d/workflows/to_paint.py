@@ -144,8 +144,15 @@ def find_painted(
 
 
 def labels_beside(scan: Source, run: Path | None) -> tuple[str, ...] | None:
-    """The label files of the other scans that a run learned from; None where this scan is none of its scans."""
-    pairs = [] if run is None else _pairs(scan, _config_of(run))
+    """The label files of the other scans that a run learned from; None where going on takes this scan alone.
+
+    That is so where it is none of the run's scans, and where slices were declared, which means nothing in a file with
+    marks.
+    """
+    config = None if run is None else _config_of(run)
+    pairs = [] if config is None else _pairs(scan, config)
+    if len(pairs) > 1 and config is not None and config.labels.annotated_slices:
+        return None
     return tuple(drawn for drawn, own in pairs if not own) if any(own for _, own in pairs) else None
 
 

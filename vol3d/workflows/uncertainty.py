@@ -61,6 +61,8 @@ class UncertainPass:
         self._image, self._device, self._tell = image, device, tell
         sided = any(tell_sides(bundle.labels.names) for bundle, _ in bundles)
         self._flip_axes = () if sided else tuple(flip_axes)
+        if sided and flip_axes:
+            tell.note("not averaged over flips: the classes tell left from right")
         self._kept: list[Slab] = []
 
     def slabs(self, bare: bool = False) -> Iterator[Slab]:

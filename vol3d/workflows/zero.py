@@ -17,6 +17,7 @@ from vol3d.workflows.finding import Finding, plane_names, slices_option
 _MOST = 0.5
 _NEARLY_ALL = 0.95
 _LIKELY = 0.8
+_FILLED = 0.02  # of painted slices, by codes but 0
 
 
 @dataclass(frozen=True)
@@ -88,13 +89,16 @@ def zero_findings(evidence: ZeroEvidence, unlabeled: tuple[int, ...], config: La
 def looks_painted_by_slices(codes: NDArray[Any]) -> list[Plane]:
     """The slices that hold nearly all codes but 0, where 0 covers most of the volume and there are several; else none.
 
-    codes: (X, Y, Z), of which nobody said what they mean.
+    codes: (X, Y, Z), of which nobody said what they mean. Slices with next to nothing in them are small flat things.
     """
     filled = np.not_equal(codes, 0, out=np.empty(codes.shape, dtype=bool))
     if filled.mean() >= _MOST:
         return []
     planes, held = thin_planes(filled)
-    return planes if held >= _NEARLY_ALL and _several(planes) else []
+    if held < _NEARLY_ALL or not _several(planes):
+        return []
+    share, _ = _shares(~filled, planes)
+    return planes if share is not None and 1 - share >= _FILLED else []
 
 
 def _several(planes: Sequence[Plane]) -> bool:
