@@ -28,7 +28,8 @@ from vol3d.workflows.cases import TrainingFiles, load
 from vol3d.workflows.check import check
 from vol3d.workflows.evaluate import Scoring, evaluate
 from vol3d.workflows.gaps import with_border_weights
-from vol3d.workflows.labels import decide, parse_not_painted, parse_one_of
+from vol3d.workflows.label_options import parse_not_painted, parse_one_of
+from vol3d.workflows.labels import decide
 from vol3d.workflows.listener import Quiet
 from vol3d.workflows.partial import is_file, short_name
 from vol3d.workflows.patches import PatchCutter, TrainingCase

@@ -23,7 +23,8 @@ from vol3d.report import read_metrics
 from vol3d.transforms import Preprocessing
 from vol3d.volume import Affine, Volume
 from vol3d.workflows.cases import TrainingFiles, load
-from vol3d.workflows.labels import decide, parse_annotated_slices
+from vol3d.workflows.label_options import parse_annotated_slices
+from vol3d.workflows.labels import decide
 from vol3d.workflows.listener import Quiet
 from vol3d.workflows.planned import Grid, SizedNetwork, small_network, small_patch
 from vol3d.workflows.settings import settle

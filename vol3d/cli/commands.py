@@ -147,7 +147,7 @@ def suggest(options: Namespace) -> int:
     require_files([options.scan])
 
     from vol3d.config import DataConfig, LabelsConfig
-    from vol3d.workflows.labels import parse_annotated_slices
+    from vol3d.workflows.label_options import parse_annotated_slices
     from vol3d.workflows.settings import parse_memory
     from vol3d.workflows.suggest import SuggestOptions, suggest
 
@@ -182,7 +182,7 @@ def suggest(options: Namespace) -> int:
     pictures = [str(plane.picture) for plane in result.planes if plane.picture is not None]
     write(f"wrote {result.path}" + (f", pictures {', '.join(pictures)}" if pictures else ""))
     write(f"next: paint over code {result.to_paint} in {result.path}, then")
-    codes = " ".join(f"--unlabeled {code}" for code in (result.unlabeled, result.to_paint))
+    codes = f"--unlabeled {result.unlabeled} --unlabeled {result.to_paint}"
     run, labels = find_model(options.model).parent, shlex.quote(str(result.path))
     if (run / "run.json").is_file():
         scan = "" if result.learned_with is not None else f" -i {shlex.quote(options.scan)}"

@@ -79,7 +79,7 @@ def drawn_labels(options: Namespace) -> str | None:
 
 def meaning(options: Namespace) -> dict[str, Any]:
     """What the codes of the labels mean: a part of the configuration."""
-    from vol3d.workflows.labels import parse_annotated_slices, parse_not_painted, parse_one_of
+    from vol3d.workflows.label_options import parse_annotated_slices, parse_not_painted, parse_one_of
 
     if options.dense and options.annotated_slices:
         raise ConfigError("give --dense or --annotated-slices, not both")

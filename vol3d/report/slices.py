@@ -78,8 +78,7 @@ def slice_png(  # noqa: PLR0913, PLR0917 RUF100  a picture and all that is in it
     image: (X, Y, Z) or (C, X, Y, Z); the mean of its channels is shown. plane: axis and index of this grid. drawn,
     predicted: class indices of `table`, (X, Y, Z), looked at only where `labeled`; the rest is faded. The slice is
     turned to closest RAS in its physical proportions; one more than eight times as long as wide is drawn wider, says so
-    and has no scale bar. Raises `GeometryError` where shapes differ, the plane is outside
-    or a mere line.
+    and has no scale bar. Raises `GeometryError` where shapes differ, the plane is outside or a mere line.
     """
     channels = image if image.ndim == 4 else image[None]
     cut = _plane(path, channels.shape[1:], plane, affine, (drawn, labeled, predicted))

@@ -3,8 +3,8 @@
 Glibc gives large blocks back, and the system clears every page of the next one. Measured on two cores, that took a
 seventh of a training step's time, and a quarter to a half of a prediction's. Kept, memory is cut into pieces by tiles
 of several sizes, and more is taken than is in use. Left to itself, glibc does some of both. Where there is no glibc
-nothing is changed. Both ways are contexts, and decorators of workflows that run in them. Between
-large tiles less is kept, which costs little: of a scan of 512³ voxels that is a seventh of the memory of a prediction.
+nothing is changed. Both ways are contexts, and decorators of workflows that run in them. Between large tiles less is
+kept, which costs little: of a scan of 512³ voxels that is a seventh of the memory of a prediction.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def chosen(given: TrainingFiles, config: Config) -> TrainingFiles:
     if given.images and config.data.weights and not given.weights:
         raise ConfigError(
             "the configuration has weights (data.weights), which go with its own images; give those of the new images "
-            "(-w), or leave data.weights out"
+            "(-w), or leave out data.weights or the new images"
         )
     data = config.data
     return gather(given.images or data.images, given.labels or data.labels, given.weights or data.weights)

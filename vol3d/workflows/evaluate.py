@@ -6,25 +6,18 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vol3d.config import DataConfig, LabelsConfig, Task
 from vol3d.errors import ConfigError, GeometryError, LabelError
 from vol3d.metrics import Contingency, regression_scores, surface_distances
 from vol3d.volume import LabelTable, Volume, is_background
-from vol3d.workflows.evaluations import (
-    Evaluation,
-    RegressionEvaluation,
-    SurfaceScore,
-)
-from vol3d.workflows.finding import slices_option
-from vol3d.workflows.labels import UNLABELED_NAMES, annotated_planes, code_counts, stored_names, unlabeled_codes
+from vol3d.workflows.compared import compared, names_of, refuse_answered, require_dense
+from vol3d.workflows.evaluations import Evaluation, RegressionEvaluation, SurfaceScore
+from vol3d.workflows.labels import code_counts
 from vol3d.workflows.object_evaluations import InstanceEvaluation, PanopticEvaluation
-from vol3d.workflows.objects import class_names
-from vol3d.workflows.partial import refuse_choices, require_meant, undecided
-from vol3d.workflows.sources import Source, Spacing, label_volume, source_name, target_volume
+from vol3d.workflows.partial import refuse_choices, require_meant
+from vol3d.workflows.sources import Source, Spacing, source_name, target_volume
 from vol3d.workflows.targets import known_values
-from vol3d.workflows.zero import looks_painted_by_slices
 
 __all__ = ["Evaluation", "Scoring", "evaluate", "evaluate_task"]
 
@@ -41,10 +34,9 @@ class Scoring:
     task: `semantic`: codes are classes. `instances`: codes are objects, 0 is background. `panoptic`: a code is class ×
     divisor + instance number. `regression`: values, NaN in the reference means unlabeled.
     labels: which codes of the reference mean unlabeled, which slices are annotated, or that it is dense; also names of
-    classes. surface: distances between the
-    surfaces of each class, too; tolerance_mm: of the surface Dice, default the longest edge of a voxel. divisor:
-    default 1000. things: class codes whose instances count one by one; default: every class with an instance number
-    other than 0. xform: which to trust where a NIfTI's two geometries disagree.
+    classes. surface: distances between the surfaces of each class, too; tolerance_mm: of the surface Dice, default the
+    longest edge of a voxel. divisor: default 1000. things: class codes whose instances count one by one; default: every
+    class with an instance number other than 0. xform: which to trust where a NIfTI's two geometries disagree.
     Raises `ConfigError` for an option that the task has no use for.
     """
 
@@ -125,22 +117,26 @@ def scored(
         return _semantic(prediction, reference, scoring, leave_out, spacing_mm)
     if scoring.task == "regression":
         return _regression(prediction, reference, scoring, leave_out, spacing_mm)
-    predicted, truth, mask = _compared(prediction, reference, scoring, leave_out, spacing_mm)
+    predicted, truth, mask = compared(
+        prediction, reference, scoring.labels, DataConfig(xform=scoring.xform), leave_out, spacing_mm
+    )
     what = "objects are compared as a whole" if scoring.task == "instances" else "segments are compared as a whole"
-    _require_dense(truth, mask, leave_out, what, "score classes (--task semantic)")
+    require_dense(truth, mask, leave_out, what, "score classes (--task semantic)")
     return _instances(predicted, truth) if scoring.task == "instances" else _panoptic(predicted, truth, scoring)
 
 
 def _semantic(
     prediction: Source, reference: Source, scoring: Scoring, leave_out: Source | None, spacing_mm: Spacing
 ) -> Evaluation:
-    predicted, truth, mask = _compared(prediction, reference, scoring, leave_out, spacing_mm)
+    predicted, truth, mask = compared(
+        prediction, reference, scoring.labels, DataConfig(xform=scoring.xform), leave_out, spacing_mm
+    )
     if scoring.surface:
-        _require_dense(truth, mask, leave_out, "surfaces are measured everywhere", "leave --surface out")
-    _refuse_answered(predicted, truth, mask, scoring.labels)
+        require_dense(truth, mask, leave_out, "surfaces are measured everywhere", "leave --surface out")
+    refuse_answered(predicted, truth, mask, scoring.labels)
     codes = sorted(code_counts(predicted, mask).keys() | code_counts(truth, mask).keys())
     table = LabelTable.from_codes(
-        codes, (), _names(predicted, truth) | {c.code: c.name for c in scoring.labels.classes}
+        codes, (), names_of(predicted, truth) | {c.code: c.name for c in scoring.labels.classes}
     )
     chosen = [volume.array[0][mask] for volume in (predicted, truth)]
     indices = [np.searchsorted(table.codes, values) for values in chosen]
@@ -155,42 +151,6 @@ def _semantic(
         int(mask.sum()),
         _surfaces(predicted, truth, table, scoring.tolerance_mm) if scoring.surface else None,
     )
-
-
-def _names(predicted: Volume, truth: Volume, divisor: int | None = None) -> dict[int, str]:
-    """Names of the codes in both files. Raises `LabelError` where a name has one code here and another one there.
-
-    divisor: of panoptic files, whose names are those of class codes.
-    """
-    here, there = (
-        stored_names(one) if divisor is None else class_names(stored_names(one), divisor) for one in (predicted, truth)
-    )
-    numbers = {name.strip().casefold(): code for code, name in there.items()}
-    for code, name in here.items():
-        other = numbers.get(name.strip().casefold(), code)
-        if other != code and there.get(code, "").strip().casefold() != name.strip().casefold():
-            raise LabelError(
-                f"{predicted.name} calls code {code} {name!r}, which is code {other} in {truth.name}: the two number "
-                "their classes differently. Give the classes the same codes in both files."
-            )
-    return here | there
-
-
-def _refuse_answered(predicted: Volume, truth: Volume, mask: NDArray[np.bool_], config: LabelsConfig) -> None:
-    """Raise `LabelError` where the prediction has a class whose code means unlabeled in the reference.
-
-    All reference voxels of that class would be left out, and with them whatever is predicted there by mistake.
-    """
-    named = {code: name for code, name in stored_names(predicted).items() if name.lower() not in UNLABELED_NAMES}
-    codes = code_counts(predicted, ~mask)
-    answered = [code for code in unlabeled_codes([truth], config) if code in codes and code in named]
-    if answered:
-        code = answered[0]
-        raise LabelError(
-            f"{predicted.name} holds code {code} ({named[code]}), which means unlabeled in {truth.name}, so that it "
-            f"cannot be told from this class there. If {code} is the class in both, leave --unlabeled {code} out and "
-            "say which slices were painted with --annotated-slices; else give the class another code."
-        )
 
 
 def _surfaces(
@@ -252,7 +212,7 @@ def _panoptic(predicted: Volume, truth: Volume, scoring: Scoring) -> PanopticEva
             "Number them from 1 up, or say with --things which classes are things."
         )
     scores = panoptic_scores(classes[0], instances[0], classes[1], instances[1], things)
-    stored = _names(predicted, truth, divisor)
+    stored = names_of(predicted, truth, divisor)
     names = {code: stored.get(code, _BACKGROUND if code == 0 else f"class {code}") for code in scores}
     return PanopticEvaluation(scores, names, things, truth.array[0].size)
 
@@ -280,65 +240,3 @@ def _regression(
             f"have one there too. Predict again, or set NaN in the reference."
         )
     return RegressionEvaluation(regression_scores(predicted.array[0], truth.array[0], mask))
-
-
-def _compared(
-    prediction: Source, reference: Source, scoring: Scoring, leave_out: Source | None, spacing_mm: Spacing
-) -> tuple[Volume, Volume, NDArray[np.bool_]]:
-    """Prediction and reference on one grid, and the voxels that count; bool (X, Y, Z), at least one."""
-    data, config = DataConfig(xform=scoring.xform), scoring.labels
-    predicted = label_volume(prediction, data, spacing_mm)
-    truth = label_volume(reference, data, spacing_mm)
-    truth.require_same_grid(predicted)
-    slices_of_other = LabelsConfig(unlabeled=config.unlabeled, dense=config.dense) if leave_out is not None else config
-    if leave_out is None:
-        _refuse_unsaid(truth, config)
-    mask = _labeled(truth, slices_of_other)
-    mask &= ~undecided(truth, mask, config, predicted)
-    if leave_out is not None:
-        drawn = label_volume(leave_out, data, spacing_mm)
-        truth.require_same_grid(drawn)
-        if not (unlabeled_codes([drawn], config) or config.annotated_slices):
-            raise LabelError(
-                f"{drawn.name}: which voxels are painted there? Every one would be left out. Give --annotated-slices, "
-                "or --unlabeled CODE."
-            )
-        mask &= ~_labeled(drawn, config)
-    if not mask.any():
-        raise LabelError(f"{truth.name}: no voxel is left to compare; mend --unlabeled or --annotated-slices")
-    return predicted, truth, mask
-
-
-def _refuse_unsaid(truth: Volume, config: LabelsConfig) -> None:
-    """Raise `LabelError` for a reference that looks painted slice by slice where nobody said what its codes mean."""
-    said = config.annotated_slices or config.dense or config.one_of or config.not_painted
-    if said or unlabeled_codes([truth], config):
-        return
-    planes = looks_painted_by_slices(truth.array[0])
-    if planes:
-        raise LabelError(
-            f"{truth.name}: nearly all codes but 0 lie in {len(planes)} slices, as if nobody had painted the rest, "
-            f"which would count as background. Say --dense if every voxel was annotated; else --annotated-slices "
-            f"{slices_option(planes)}, or --unlabeled CODE."
-        )
-
-
-def _labeled(volume: Volume, config: LabelsConfig) -> NDArray[np.bool_]:
-    planes = annotated_planes(volume, config)
-    mask = np.ones(volume.shape, dtype=bool) if planes is None else planes
-    unlabeled = unlabeled_codes([volume], config)
-    return mask & ~np.isin(volume.array[0], unlabeled) if unlabeled else mask
-
-
-def _require_dense(truth: Volume, mask: NDArray[np.bool_], leave_out: Source | None, what: str, otherwise: str) -> None:
-    """Raise where a part of the reference does not count: an object cut by unlabeled voxels has no known extent."""
-    if leave_out is not None:
-        raise LabelError(
-            f"{truth.name}: {what}, so no voxels can be left out (--except). Score without --except, or {otherwise}."
-        )
-    missing = mask.size - int(np.count_nonzero(mask))
-    if missing:
-        raise LabelError(
-            f"{truth.name}: {what}, which needs a dense reference, found {missing} unlabeled voxels of {mask.size}. "
-            f"Give a reference where every voxel is labeled, or {otherwise}."
-        )

@@ -27,7 +27,8 @@ from vol3d.report.run_facts import (
     TrainingFacts,
 )
 from vol3d.report.run_report import write_run_report
-from vol3d.sampling import HoldOut, painted_slices
+from vol3d.sampling import HoldOut
+from vol3d.sampling.holdout import slice_groups
 from vol3d.version import __version__
 from vol3d.workflows.baselines import BaselineScore, has_held_out, held_out_counts
 from vol3d.workflows.case import Case
@@ -172,9 +173,8 @@ def _scan(case: Case, classes: int) -> ScanFacts:
     for axis, stored in enumerate(order):
         spacing[stored] = float(case.scan["spacing_mm"][axis])
     mostly = labels.known.mean() > _MOSTLY
-    found = [] if mostly else painted_slices(labels.known)
-    planes = {case.file_plane(axis, index): order[axis] for axis, index in found}
-    counts = {letter: sum(axis == k for axis in planes.values()) for k, letter in enumerate("xyz")}
+    axes = [] if mostly else [order[planes[0][0]] for planes in slice_groups(labels.known, case.file_plane)]
+    counts = {letter: axes.count(k) for k, letter in enumerate("xyz")}
     return ScanFacts(
         short_name(case.name),
         tuple(case.scan["shape"]),

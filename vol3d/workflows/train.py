@@ -15,7 +15,7 @@ from vol3d.transforms import Preprocessing
 from vol3d.workflows.allocator import freed_memory_kept
 from vol3d.workflows.budget import Budget
 from vol3d.workflows.case import Case
-from vol3d.workflows.cases import TrainingFiles, chosen, gather, load
+from vol3d.workflows.cases import TrainingFiles, chosen, load
 from vol3d.workflows.continuing import SECONDS, Earlier, read_earlier, read_start
 from vol3d.workflows.demo import demo_config
 from vol3d.workflows.device import pick_device
@@ -133,12 +133,7 @@ def _go_on(
     if not given.images and any(name.startswith("<") for name in earlier.config.data.images):
         raise ConfigError(f"{folder}: this run was trained on arrays in memory; give the images again")
     settled = _continued(earlier, options, overrides)
-    data = settled.data
-    if given.images and data.weights and not given.weights:
-        raise ConfigError(
-            f"{folder}: this run had weights (-w) of its own images; give those of the new images, or leave -i out"
-        )
-    files = gather(given.images or data.images, given.labels, given.weights or data.weights)
+    files = chosen(given, settled)
     return earlier, _with_files(settled, files), files
 
 

@@ -28,7 +28,7 @@ from vol3d.transforms import Preprocessing
 from vol3d.volume import SparseLabels
 from vol3d.workflows.baselines import BaselineScore, score_baseline, score_interpolation
 from vol3d.workflows.batch_statistics import first_inputs, reestimates
-from vol3d.workflows.budget import Budget
+from vol3d.workflows.budget import Budget, Length
 from vol3d.workflows.bundling import bundle_of
 from vol3d.workflows.case import Case
 from vol3d.workflows.continuing import Earlier, keep_start, tell_what_is_new, write_painted
@@ -133,7 +133,7 @@ class TrainingRun:
         )
         self._tell_shares(shares)
         self.classifier_score: BaselineScore | None = None
-        self.iterations, self.reestimates = 0, False
+        self.length = run.length or Length(0, 0)
         if self.guided:
             self.classifier_score = score_baseline(PixelChannels(seen), cases, self.splits, meaning)
             self._early_preview(0, self.shown[0].logs, logs=True)
@@ -175,12 +175,11 @@ class TrainingRun:
             self.run.record |= tell_what_is_new(self.earlier, self.cases, self.meaning, self.plan, self.tell)
         elif state is None and not self.fresh:
             self.run.record |= take_encoder(network, self.plan, self.tell)
-        length = self.run.length or agree(
+        self.length = length = self.run.length or agree(
             self.budget.length(network, self.patches, loss, self._settings(1), self.fabric, self.held, self.tell),
             self.fabric,
         )
         iterations = length.iterations
-        self.iterations, self.reestimates = iterations, reestimates(self.plan.config.training, iterations)
         stages = make_stages(self.plan, length, self.patches, self.all_patches, held=bool(self.held))
         self.run.start(length, leads=self.fabric.is_global_zero)
         self.tell.note(f"{iterations} iterations on {self.plan.device.name}; run folder {self.run.folder}")
@@ -203,6 +202,9 @@ class TrainingRun:
         if stopped or out is None:
             return TrainResult(self.run.folder, None, None, None, stopped, result.state.iteration)
         return self._finish(network, result, stages)
+
+    def _reestimates(self) -> bool:
+        return reestimates(self.plan.config.training, self.length.iterations)
 
     def _settings(self, iterations: int) -> FitSettings:
         return fit_settings(self.plan, iterations, self.workers)
@@ -240,15 +242,15 @@ class TrainingRun:
 
     def _validated_stage(self, network: torch.nn.Module) -> None:
         """With the best weights, before held-out labels are learned from."""
-        if self.reestimates:
+        if self._reestimates():
             network.to(self.plan.device.name)
-            reestimate(network, first_inputs(self.patches, self.plan, self.iterations))
+            reestimate(network, first_inputs(self.patches, self.plan, self.length.iterations))
         self.run.record |= self.end.measure(network)
 
     def _finish(self, network: torch.nn.Module, result: FitResult, stages: list[Stage]) -> TrainResult:
         network.load_state_dict(result.weights)
         network.to(self.plan.device.name)
-        if self.reestimates:
+        if self._reestimates():
             reestimate(network, first_inputs(stages[-1].dataset, self.plan, result.state.iteration))
         self.end.shift(network)
         bundle = bundle_of(
@@ -335,7 +337,7 @@ class TrainingRun:
                 baselines=[one for one in found if one is not None],
                 earlier=before,
                 calibration=calibration,
-                hurried=bool(self.held) and self.run.length is not None and not self.run.length.validations,
+                hurried=bool(self.held) and not self.length.validations,
                 warnings=[] if self.earlier is None else [f"Scores on held-out labels are too high: {_SEEN_BEFORE}."],
             ),
         )
