@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from vol3d import io
-from vol3d.bundle_header import read_checkpoint_header, read_header
 from vol3d.errors import FileFormatError
 from vol3d.workflows.models import MODEL_FILE
 
@@ -21,6 +20,8 @@ def info(path: str | Path) -> dict[str, Any]:
     if here.is_dir():
         return _folder(here)
     if here.suffix == ".safetensors":
+        from vol3d.bundle_header import read_checkpoint_header, read_header  # volumes are told sooner without it
+
         if here.name.startswith("checkpoint-"):
             facts = read_checkpoint_header(here)
             return {"kind": "checkpoint", "file": str(path)} | {key: facts[key] for key in ("iteration", "best_score")}
