@@ -1,22 +1,24 @@
 """Prediction: vol3d beside MONAI's sliding window, the paper's network beside the machine's matrix rate, the planner.
 
-    python benchmarks/inference.py [--shape 192,160,144] [--parts sliding matrix quick planner] [--device cpu|cuda]
+    python benchmarks/inference.py [--shape 192,160,144] [--parts sliding flips matrix quick planner] [--device cuda]
 
 sliding: the small 3-D network (`vol3d train --dimensions 3`), with drawn weights and BatchNorm's statistics from the
 image, goes through one volume: by `predict_slabs`, as `vol3d predict` does it, and by MONAI's `SlidingWindowInferer`
 (Gaussian blending, overlap 0.25) with windows of 48 (the training patch) and 96 voxels. Every row is a process of its
 own; its memory is what the resident size of the process grew by, on a GPU the most that was allocated there. Both in
 float32, on a GPU in bf16 too, and the volume comes from the host and goes back there. Seam error: the largest
-difference of a class probability to one pass over the whole volume. matrix: the paper's 3D U-Net on one tile of
-132×132×116, in GFLOP/s, plain and as vol3d runs it, over the best rate of a large matrix product. quick: the same tile
-in bf16, and in int8 by OpenVINO, and how many of its labels are those of float32. planner: operations of the paper's
-network for a volume of 256×256×200, over those of one mirrored pass. The ratio is the fastest sliding window's time
-over vol3d's.
+difference of a class probability to one pass over the whole volume. flips: the same, averaged over the eight flips of
+the volume as `vol3d predict --tta` does it, and by eight runs of the inferer. matrix: the paper's 3D U-Net on one tile
+of 132×132×116, in GFLOP/s, plain and as vol3d runs it, over the best rate of a large matrix product. quick: the same
+tile in bf16, and in int8 by OpenVINO, and how many of its labels are those of float32. planner: operations of the
+paper's network for a volume of 256×256×200, over those of one mirrored pass. The ratio is the fastest sliding window's
+time over vol3d's.
 """
 
 import argparse
 import copy
 import functools
+import itertools
 import json
 import math
 import resource
@@ -31,7 +33,7 @@ from side_by_side import keep, seconds, show
 from torch.utils.flop_counter import FlopCounterMode
 
 from vol3d.config import UNetConfig, parse_config
-from vol3d.inference import bytes_per_voxel, plan_for, predict_slabs, whole_pass
+from vol3d.inference import bytes_per_voxel, plan_for, predict_flips, predict_slabs, whole_pass
 from vol3d.inference.forward import Runner, whole_float32
 from vol3d.inference.int8 import in_int8
 from vol3d.inference.planning import plan_tiles
@@ -42,9 +44,10 @@ from vol3d.workflows.plan import Grid, make_plan
 
 THREE = {"network": {"plan": "unet", "dimensions": 3}}
 TILE, VOLUME = (132, 132, 116), (256, 256, 200)
-WINDOWS = {"MONAI, window 48": 48, "MONAI, window 96": 96}
-OURS, HALF = "vol3d", ", bf16"
-PARTS = ("sliding", "matrix", "quick", "planner")
+WINDOWS = {"MONAI window 48": 48, "MONAI window 96": 96}
+OURS, HALF, FLIPPED = "vol3d", ", bf16", ", 8 flips"
+FLIPS = [axes for count in range(4) for axes in itertools.combinations((0, 1, 2), count)]
+PARTS = ("sliding", "flips", "matrix", "quick", "planner")
 
 
 def scene(shape: tuple[int, ...]) -> tuple[Network, np.ndarray]:
@@ -81,14 +84,27 @@ def sliding_rows(ways: list[str], shape: tuple[int, ...], device: str) -> list[d
 
 
 def _through(way: str, network: Network, image: np.ndarray, device: str) -> np.ndarray:
-    name, half = way.removesuffix(HALF), way.endswith(HALF)
+    half, flipped = HALF in way, FLIPPED in way
+    name = way.partition(",")[0]
     if name == OURS:
         precision = "bf16" if half else "float32"
         need = bytes_per_voxel(network, in_channels=1, precision=precision)
         shape = (int(image.shape[1]), int(image.shape[2]), int(image.shape[3]))
         plan = plan_for(network, shape, memory_bytes=4e9, bytes_per_voxel=need)
-        found = predict_slabs(network, image, plan, device=device, precision=precision)
+        through = predict_flips if flipped else predict_slabs
+        found = through(network, image, plan, device=device, precision=precision)
         return np.concatenate([slab.values for slab in found], axis=1)
+    if flipped:
+        return sum(_turned(_slid(name, network, _turned(image, axes), device, half), axes) for axes in FLIPS) / 8
+    return _slid(name, network, image, device, half)
+
+
+def _turned(array: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    return np.flip(array, [1 + axis for axis in axes]).copy()
+
+
+def _slid(name: str, network: Network, image: np.ndarray, device: str, half: bool) -> np.ndarray:
+    """Class probabilities by MONAI's sliding window."""
     from monai.inferers import SlidingWindowInferer
 
     side = WINDOWS[name]
@@ -98,9 +114,10 @@ def _through(way: str, network: Network, image: np.ndarray, device: str) -> np.n
         return torch.softmax(inferer(torch.from_numpy(image)[None].to(device), network).float(), 1)[0].cpu().numpy()
 
 
-def sliding(shape: tuple[int, ...], device: str) -> tuple[list[dict], float]:
+def sliding(shape: tuple[int, ...], device: str, flips: str = "") -> tuple[list[dict], float]:
+    """Rows and the best peer's time over vol3d's. flips: what is added to the names of ways."""
     rows = []
-    ways = [*WINDOWS, OURS] if device == "cpu" else [n + h for h in ("", HALF) for n in (*WINDOWS, OURS)]
+    ways = [n + flips + h for h in (("",) if device == "cpu" else ("", HALF)) for n in (*WINDOWS, OURS)]
     for part in [["seam"], *([[way] for way in ways] if device == "cpu" else [ways])]:
         row, size = json.dumps(part), ",".join(map(str, shape))
         command = [sys.executable, __file__, "--row", row, "--shape", size, "--device", device]
@@ -234,6 +251,8 @@ def main() -> None:
     for part in options.parts:
         if part == "sliding":
             found, ratio = sliding(shape, options.device)
+        elif part == "flips":
+            found, _ = sliding(shape, options.device, FLIPPED)
         else:
             found = {"matrix": lambda: matrix(options.device), "quick": quick, "planner": planner}[part]()
         show(found)
