@@ -201,7 +201,7 @@ def test_regression_counts_where_the_reference_has_a_value(tmp_path):
     assert vol3d.evaluate(found, truth, task="regression", leave_out=drawn).voxels == 30
 
 
-@pytest.mark.parametrize("suffix", [".nii.gz", ".h5:label", ".mha", ".nrrd"])
+@pytest.mark.parametrize("suffix", [".nii.gz", ".h5:label", ".mha", ".nrrd", ".tif"])
 def test_targets_keep_nan(tmp_path, suffix):
     values = np.arange(24, dtype=np.float64).reshape(2, 3, 4) / 7
     values[0, 1, 2] = np.nan

@@ -8,7 +8,7 @@ from vol3d.version import __version__
 TASKS = ("semantic", "instances", "panoptic", "regression")
 NETWORKS = ("unet", "fcn", "unet_plus_plus", "unet3plus", "deeplab_v3_plus", "encoder_unet")
 EXPERIMENTS = ("folds", "slices", "batchnorm", "dimensions", "volumes", "paper")
-_FILES = "NIfTI (.nii, .nii.gz), HDF5 (file.h5 or file.h5:dataset), NRRD, MHA or MHD"
+_FILES = "NIfTI (.nii, .nii.gz), HDF5 (file.h5 or file.h5:dataset), TIFF, NRRD, MHA or MHD"
 
 
 def build_parser() -> Parser:

@@ -1,7 +1,7 @@
 """Files ↔ `Volume`: the only code that permutes axes between a stored order and (C, X, Y, Z).
 
-May import `volume` and `errors`, NumPy, nibabel, h5py and SimpleITK (each when a file needs it); MONAI only in
-`monai_reader`, which loads when `HDF5Reader` is first asked for.
+May import `volume` and `errors`, NumPy, nibabel, h5py, tifffile and SimpleITK (each when a file needs it); MONAI only
+in `monai_reader`, which loads when `HDF5Reader` is first asked for.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from vol3d.io.names import default_output, find, is_volume, place_of, preview_pa
 from vol3d.io.pairs import pair
 from vol3d.io.reading import info, read, read_labels, read_target, read_weights
 from vol3d.io.spool import Spool, spooled
-from vol3d.io.writing import require_writable, write_image, write_label_runs, write_labels
+from vol3d.io.writing import require_kept, require_writable, write_image, write_label_runs, write_labels
 
 if TYPE_CHECKING:
     from vol3d.io.monai_reader import HDF5Reader
@@ -46,6 +46,7 @@ __all__ = [
     "read_target",
     "read_weights",
     "reads_by_box",
+    "require_kept",
     "require_writable",
     "resident_bytes",
     "scan_by_box",

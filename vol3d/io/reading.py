@@ -28,8 +28,8 @@ def read(
 ) -> Volume:
     """An image as a `Volume` (C, X, Y, Z). Stored dtypes are kept unless the file asks for scaling.
 
-    path: a file, or `FILE.h5:DATASET` (default dataset: raw). channel: take this one, counted from 0; an HDF5 file
-    gives all its channels without it, other formats refuse. nan: replaces NaN and Inf, which are refused otherwise.
+    path: a file, or `FILE.h5:DATASET` (default dataset: raw). channel: take this one, counted from 0; HDF5 and TIFF
+    give all their channels without it, other formats refuse. nan: replaces NaN and Inf, which are refused otherwise.
     xform: which NIfTI geometry to trust where sform and qform disagree. max_bytes: memory budget, default what is free.
     Raises `FileFormatError`, `GeometryError`, `ResourceError`, `ConfigError`.
     """

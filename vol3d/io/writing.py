@@ -103,6 +103,17 @@ def require_writable(path: str, overwrite: bool = False, *, dataset: str = "labe
     _require_writable(locate(path, dataset), overwrite)
 
 
+def require_kept(path: str, like: Volume) -> None:
+    """Raise `GeometryError` where the format of `path` would lose the orientation or the origin of a grid."""
+    if like.affine.sizes_only or not format_of(locate(path, "label").path, path).sizes_only:
+        return
+    origin = ", ".join(f"{v:.6g}" for v in like.affine.matrix[:3, 3])
+    raise GeometryError(
+        f"{path}: this format keeps the size of voxels alone, and {like.name} has an orientation or an origin too "
+        f"({like.affine.codes}, {origin} mm). Write another one with -o, such as .nii.gz."
+    )
+
+
 def _require_writable(location: Location, overwrite: bool) -> None:
     entry = format_of(location.path, location.name)
     path = location.path
@@ -132,6 +143,7 @@ def _alone(location: Location) -> AbstractContextManager[None]:
 
 def _store(location: Location, content: Content, overwrite: bool) -> Path:
     _require_writable(location, overwrite)
+    require_kept(location.name, content.like)
     entry = format_of(location.path, location.name)
     with _alone(location), atomic.replace(location.path) as temporary:
         entry.write(temporary, location, content)

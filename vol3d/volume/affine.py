@@ -50,6 +50,11 @@ class Affine:
         return np.linalg.norm(self.matrix[:3, :3], axis=0)
 
     @property
+    def sizes_only(self) -> bool:
+        """Whether the size of its voxels says all of it: axes along right, anterior, superior, and origin 0."""
+        return np.allclose(self.matrix, np.diag([*self.spacing, 1.0]), atol=1e-9)
+
+    @property
     def orientation(self) -> Orientation:
         """The flips and the permutation that bring this grid closest to RAS."""
         directions = self.matrix[:3, :3] / self.spacing

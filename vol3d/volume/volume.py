@@ -34,7 +34,7 @@ class Volume:
 
     array: (C, X, Y, Z), any real dtype. affine: of the grid (X, Y, Z). name: for messages, usually the file's name.
     forms: the geometry as the file wrote it, None where the file had nothing more than `affine` says.
-    attributes: further facts a file kept (class names, channel names); JSON values only.
+    attributes: further facts a file kept (class names, channel names) or lacks (spacing_assumed); JSON values only.
     """
 
     array: NDArray[Any]
@@ -68,9 +68,15 @@ class Volume:
         return (float(x), float(y), float(z))
 
     def require_same_grid(self, other: Volume, tolerance_voxels: float = 1e-3) -> None:
-        """Raise `GeometryError` unless both grids have one shape and corners within `tolerance_voxels`."""
+        """Raise `GeometryError` unless both grids have one shape and corners within `tolerance_voxels`.
+
+        Where the file of `other` says nothing of its voxels (attributes["spacing_assumed"]), as painting tools leave
+        it, one shape is enough, if this grid is one that a voxel size alone describes.
+        """
         same = self.shape == other.shape
         if same and self.affine.corner_distance(other.affine, self.shape) <= tolerance_voxels:
+            return
+        if same and self.forms is None and self.affine.sizes_only and other.attributes.get("spacing_assumed"):
             return
         raise GeometryError(
             f"{self.name} and {other.name} are not on one grid: {self.describe_grid()} against "
@@ -82,4 +88,5 @@ class Volume:
         shape = "×".join(map(str, self.shape))
         spacing = "×".join(f"{v:.6g}" for v in self.spacing_mm)
         origin = ", ".join(f"{v:.6g}" for v in self.affine.matrix[:3, 3])
-        return f"{shape} voxels of {spacing} mm, {self.affine.codes}, origin ({origin})"
+        assumed = " (assumed, not in the file)" if self.attributes.get("spacing_assumed") else ""
+        return f"{shape} voxels of {spacing} mm{assumed}, {self.affine.codes}, origin ({origin})"

@@ -30,7 +30,7 @@ def compared(
     """
     predicted = label_volume(prediction, data, spacing_mm)
     truth = label_volume(reference, data, spacing_mm)
-    truth.require_same_grid(predicted)
+    require_one_grid(truth, predicted)
     slices_of_other = LabelsConfig(unlabeled=config.unlabeled, dense=config.dense) if leave_out is not None else config
     if leave_out is None:
         _refuse_unsaid(truth, config)
@@ -38,7 +38,7 @@ def compared(
     mask &= ~undecided(truth, mask, config, predicted)
     if leave_out is not None:
         drawn = label_volume(leave_out, data, spacing_mm)
-        truth.require_same_grid(drawn)
+        require_one_grid(truth, drawn)
         if not (unlabeled_codes([drawn], config) or config.annotated_slices):
             raise LabelError(
                 f"{drawn.name}: which voxels are painted there? Every one would be left out. Give --annotated-slices, "
@@ -48,6 +48,12 @@ def compared(
     if not mask.any():
         raise LabelError(f"{truth.name}: no voxel is left to compare; mend --unlabeled or --annotated-slices")
     return predicted, truth, mask
+
+
+def require_one_grid(truth: Volume, other: Volume) -> None:
+    """Raise `GeometryError` for different grids; either file may lack the size of its voxels."""
+    lacking = truth.attributes.get("spacing_assumed")
+    (other if lacking else truth).require_same_grid(truth if lacking else other)
 
 
 def names_of(predicted: Volume, truth: Volume, divisor: int | None = None) -> dict[int, str]:

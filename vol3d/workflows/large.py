@@ -149,6 +149,7 @@ def predict_large(
         if prepared is None:
             raise AssertionError("an obstacle to prediction in parts")
         frame = source.frame
+        io.require_kept(output, frame)
         for text in (
             *unlike_training(frame, bundle.training_range),
             *intensities_unlike_training(prepared.statistics, bundle.training_range),

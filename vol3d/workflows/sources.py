@@ -95,8 +95,8 @@ def require_arrays(spacing_mm: Spacing, *sources: object) -> None:
     given = [one for source in sources for one in (source if isinstance(source, (list, tuple)) else [source])]
     if spacing_mm is not None and not any(isinstance(one, np.ndarray) or hasattr(one, "__array__") for one in given):
         raise ConfigError(
-            "spacing_mm is the voxel size of arrays; files and Volumes have their own. Leave it out; to an HDF5 file "
-            "that lacks it, add the attribute element_size_um (z, y, x)."
+            "spacing_mm is the voxel size of arrays; files and Volumes have their own. Leave it out; to a file that "
+            "lacks it, add it (HDF5: the attribute element_size_um, z, y, x; TIFF: in Fiji, Image ▸ Properties)."
         )
 
 

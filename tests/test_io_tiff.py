@@ -1,0 +1,294 @@
+"""TIFF: what ImageJ, OME and others say of axes and voxel sizes; whole files only; nothing a TIFF cannot keep."""
+
+import numpy as np
+import pytest
+import tifffile
+from workflow_parts import balls, drawn_bundle, painted, refused
+
+import vol3d
+from vol3d import io
+from vol3d.cli.main import main
+from vol3d.config import UNetConfig
+from vol3d.errors import FileFormatError, GeometryError, ResourceError
+from vol3d.networks import build
+from vol3d.volume import Affine, Volume
+
+STACK = np.random.default_rng(0).integers(0, 60_000, (5, 8, 7)).astype(np.uint16)  # z, y, x
+SIZED = Affine.from_spacing((0.0002, 0.0003, 0.001))
+
+
+def tiff(path, array=STACK, **options):
+    tifffile.imwrite(path, array, **options)
+    return str(path)
+
+
+def imagej(path, array=STACK, axes="ZYX", resolution=(5.0, 2.5), **said):
+    return tiff(path, array, imagej=True, resolution=resolution, metadata={"axes": axes, **said})
+
+
+def ome(path, array=STACK, axes="ZYX", **said):
+    return tiff(path, array, ome=True, metadata={"axes": axes, **said})
+
+
+def test_stacks_read_as_they_were_stored(tmp_path):
+    for number, path in enumerate(
+        [
+            imagej(tmp_path / "imagej.tif"),
+            ome(tmp_path / "a.ome.tif"),
+            tiff(tmp_path / "shaped.tif"),
+            tiff(tmp_path / "pages.tif", metadata=None),
+            tiff(tmp_path / "big.tiff", bigtiff=True, byteorder=">"),
+            tiff(tmp_path / "packed.tif", compression="zlib", predictor=True),
+            tiff(tmp_path / "tiles.tif", np.pad(STACK, ((0, 0), (0, 8), (0, 9))), tile=(16, 16)),
+        ]
+    ):
+        read = io.read(path)
+        assert read.array.dtype == np.uint16, number
+        np.testing.assert_array_equal(read.array[0].transpose(2, 1, 0)[:, :8, :7], STACK, err_msg=path)
+    assert io.info(path)["stored_order"] == "zyx"
+    plane = io.read(tiff(tmp_path / "plane.tif", STACK[0]))
+    np.testing.assert_array_equal(plane.array[0, :, :, 0].T, STACK[0])
+    mask = io.read_labels(tiff(tmp_path / "mask.tif", STACK > 9, photometric="minisblack"))
+    np.testing.assert_array_equal(mask.array[0].T, STACK > 9)
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({"unit": "um", "spacing": 1.5}, (0.0002, 0.0004, 0.0015)),
+        ({"unit": "micron", "spacing": 1.5}, (0.0002, 0.0004, 0.0015)),
+        ({"unit": "\\u00B5m", "spacing": 1.5}, (0.0002, 0.0004, 0.0015)),
+        ({"unit": "mm"}, (0.2, 0.4, 1.0)),  # a depth of 1 is left out
+        ({"unit": "cm", "spacing": -0.1}, (2.0, 4.0, 1.0)),  # downwards
+        ({"unit": "um", "zunit": "nm", "spacing": 500.0}, (0.0002, 0.0004, 0.0005)),
+        ({"unit": "pixel", "spacing": 1.5}, None),
+        ({"unit": "parsec"}, None),
+        ({}, None),
+    ],
+)
+def test_imagej_says_how_large_voxels_are(tmp_path, said, expected):
+    path = imagej(tmp_path / "a.tif", **said)
+    facts, read = io.info(path), io.read(path)
+    assert facts["spacing_mm"] == pytest.approx(expected or (1, 1, 1), rel=1e-6)
+    assert facts["orientation"] == "RAS"
+    assert facts.get("spacing_assumed", False) == (expected is None) == read.attributes.get("spacing_assumed", False)
+    assert read.spacing_mm == pytest.approx(facts["spacing_mm"])
+
+
+def test_ome_says_how_large_voxels_are_and_what_channels_are_called(tmp_path):
+    sizes = {"PhysicalSizeX": 200, "PhysicalSizeXUnit": "nm", "PhysicalSizeY": 0.3, "PhysicalSizeZ": 1}
+    two = np.stack([STACK, STACK + 1], axis=1)
+    path = ome(tmp_path / "a.ome.tif", two, "ZCYX", Channel={"Name": ["dapi", "gfp"]}, **sizes)
+    read = io.read(path)
+    assert read.spacing_mm == pytest.approx((0.0002, 0.0003, 0.001))
+    assert read.attributes == {"channel_names": ["dapi", "gfp"]}
+    np.testing.assert_array_equal(read.array.transpose(0, 3, 2, 1), two.transpose(1, 0, 2, 3))
+    one = io.read(path, channel=1)
+    np.testing.assert_array_equal(one.array[0].T, STACK + 1)
+    assert one.attributes == {"channel": 1}
+    bare = ome(tmp_path / "bare.ome.tif")
+    assert io.read(bare).attributes == {"spacing_assumed": True}
+    del sizes["PhysicalSizeZ"]
+    half = ome(tmp_path / "half.ome.tif", **sizes)
+    with pytest.raises(GeometryError, match=r"half.*along x, y and not along z.*Fiji"):
+        io.read(half)
+    assert "along x, y and not along z" in io.info(half)["problems"][0]
+    assert io.read(ome(tmp_path / "flat.ome.tif", STACK[0], "YX", **sizes)).spacing_mm[2] == pytest.approx(0.001)
+
+
+def test_channels_and_colors_are_channels(tmp_path):
+    two = np.stack([STACK, STACK + 1])
+    path = imagej(tmp_path / "a.tif", two.transpose(1, 0, 2, 3), "ZCYX", unit="um")
+    np.testing.assert_array_equal(io.read(path).array.transpose(0, 3, 2, 1), two)
+    colors = np.random.default_rng(1).integers(0, 255, (5, 8, 7, 3)).astype(np.uint8)
+    path = tiff(tmp_path / "rgb.tif", colors, photometric="rgb")
+    np.testing.assert_array_equal(io.read(path).array.transpose(3, 2, 1, 0), colors)
+    with pytest.raises(Exception, match="3 channels; labels have one"):
+        io.read_labels(path)
+
+
+def test_axes_that_are_no_volume_are_refused(tmp_path):
+    for path, message in (
+        (imagej(tmp_path / "t.tif", axes="TYX"), r"time points and no z \(T 5 × Y 8 × X 7\).*Fiji"),
+        (imagej(tmp_path / "tz.tif", np.stack([STACK, STACK]), "TZYX"), "axes T 2 × Z 5"),
+        (tiff(tmp_path / "four.tif", np.stack([STACK, STACK])), "axes Q 2 × Q 5"),
+        (tiff(tmp_path / "complex.tif", STACK.astype(np.complex64)), "complex64"),
+    ):
+        with pytest.raises(FileFormatError, match=message):
+            io.read(path)
+        with pytest.raises(FileFormatError, match=message):
+            io.info(path)
+    with tifffile.TiffWriter(tmp_path / "two.tif") as file:
+        file.write(STACK)
+        file.write(STACK[:, :4])
+    with pytest.raises(FileFormatError, match=r"2 images of different size"):
+        io.read(str(tmp_path / "two.tif"))
+
+
+KINDS = {
+    "imagej": lambda path: imagej(path, unit="um"),
+    "ome": ome,
+    "shaped": tiff,
+    "pages": lambda path: tiff(path, metadata=None),
+    "packed": lambda path: tiff(path, compression="zlib"),
+    "big": lambda path: tiff(path, bigtiff=True, byteorder=">"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_truncated_file_is_refused_or_read_as_it_was(tmp_path, kind):
+    path = KINDS[kind](tmp_path / "a.tif")
+    whole, cut = (tmp_path / "a.tif").read_bytes(), tmp_path / "cut.tif"
+    exact, read = io.read(path).array, 0
+    places = sorted({*range(0, len(whole), max(1, len(whole) // 150)), *range(len(whole) - 40, len(whole))})
+    for place in places:
+        cut.write_bytes(whole[:place])
+        try:
+            found = io.read(str(cut)).array
+        except FileFormatError as error:
+            assert "cut.tif" in str(error)  # noqa: PT017  some are read
+            continue
+        read += 1
+        np.testing.assert_array_equal(found, exact)
+    assert read < 40
+
+
+def test_damage_is_refused_or_harmless(tmp_path):
+    """Flipped bits of a compressed file: zlib's checksum guards voxels, our reading of directories the rest."""
+    path = tiff(tmp_path / "a.tif", compression="zlib", metadata=None)
+    whole = bytearray((tmp_path / "a.tif").read_bytes())
+    rng, shape = np.random.default_rng(0), io.read(path).array.shape
+    wrong = 0
+    for _ in range(300):
+        at, bit = int(rng.integers(len(whole))), 1 << int(rng.integers(8))
+        whole[at] ^= bit
+        (tmp_path / "b.tif").write_bytes(whole)
+        try:
+            found = io.read(str(tmp_path / "b.tif")).array
+            wrong += found.shape == shape and not (found[0].T == STACK).all()
+        except (FileFormatError, GeometryError, ResourceError):
+            pass
+        whole[at] ^= bit
+    assert wrong == 0
+
+
+def test_planes_in_other_files_are_missed(tmp_path):
+    names = [f"{tmp_path}/{name}.ome.tif" for name in "ab"]
+    ome(names[0])
+    with tifffile.TiffFile(names[0]) as file:
+        xml = file.ome_metadata.replace('SizeZ="5"', 'SizeZ="9"')
+    with tifffile.TiffWriter(names[1]) as file:
+        for number, plane in enumerate(STACK):
+            file.write(plane, description=xml if number == 0 else None, metadata=None, contiguous=False)
+    with pytest.raises(FileFormatError, match=r"speaks of 9 planes.*one of several"):
+        io.read(names[1])
+
+
+def test_a_file_that_declares_more_than_the_memory_is_refused(tmp_path):
+    path = tiff(tmp_path / "a.tif")
+    with pytest.raises(ResourceError, match="declares voxels"):
+        io.read(path, max_bytes=STACK.nbytes - 1)
+
+
+def test_compression_that_lacks_its_decoder_says_which(tmp_path, monkeypatch):
+    path = tiff(tmp_path / "a.tif", compression="zlib")
+    data = bytearray((tmp_path / "a.tif").read_bytes())
+    at = data.index(np.array([259, 3], "<u2").tobytes())
+    data[at + 8 : at + 10] = np.array([50_000], "<u2").tobytes()  # Zstandard
+    (tmp_path / "a.tif").write_bytes(data)
+    with pytest.raises(FileFormatError, match=r"a\.tif cannot be read as TIFF.*(imagecodecs|Save it again)"):
+        io.read(path)
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.tiff", "a.ome.tif"])
+@pytest.mark.parametrize("kind", ["u1", "u2", "u4", "i2", "f4", "f8"])
+def test_what_is_written_is_read_and_other_programs_see_the_same(tmp_path, name, kind):
+    array = (100 * np.random.default_rng(0).random((2, 7, 8, 5))).astype(kind)
+    like, path = Volume(array[:1], SIZED), str(tmp_path / name)
+    io.write_image(path, array, like, channel_names=["one", "two"])
+    back = io.read(path)
+    np.testing.assert_array_equal(back.array, array)
+    assert back.attributes == {"channel_names": ["one", "two"]}
+    like.require_same_grid(back)
+    with tifffile.TiffFile(path) as file:
+        stored = file.asarray()
+        zyx = stored[:, 1] if file.is_imagej else stored[1]
+        np.testing.assert_array_equal(zyx, array[1].T)
+        assert file.is_imagej == (kind in {"u1", "u2", "f4"} and "ome" not in name)
+        assert file.is_ome != file.is_imagej
+
+
+def test_labels_names_and_a_missing_voxel_size_come_back(tmp_path):
+    codes = np.random.default_rng(0).integers(0, 4, (7, 8, 5)).astype(np.uint8)
+    path = str(tmp_path / "a.tif")
+    io.write_labels(path, codes, Volume(codes[None], SIZED), names={2: "two"})
+    back = io.read_labels(path)
+    np.testing.assert_array_equal(back.array[0], codes)
+    assert back.attributes == {"class_names": {"2": "two"}}
+    unsized = io.read(tiff(tmp_path / "scan.tif"))
+    io.write_labels(path, codes, unsized, names=None, overwrite=True)
+    assert io.read_labels(path).attributes == {"spacing_assumed": True}
+
+
+def test_what_a_tiff_cannot_keep_is_refused(tmp_path):
+    codes = np.zeros((7, 8, 5), np.uint8)
+    for affine in (Affine.from_spacing((1, 1, 1), (1, 0, 0)), Affine(np.diag([-1.0, -1.0, 1.0, 1.0]))):
+        like = Volume(codes[None], affine, "scan.nii.gz")
+        with pytest.raises(GeometryError, match=r"a\.tif: this format keeps the size of voxels alone.*scan\.nii\.gz"):
+            io.write_labels(str(tmp_path / "a.tif"), codes, like, names=None)
+        io.require_kept("a.h5", like)
+    like = Volume(codes[None], SIZED)
+    with pytest.raises(FileFormatError, match="64-bit"):
+        io.write_labels(str(tmp_path / "a.tif"), codes.astype(np.uint64), like, names=None, smallest=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_labels_without_a_voxel_size_have_that_of_their_scan(tmp_path):
+    scan = io.read(imagej(tmp_path / "scan.tif", unit="um"))
+    painted = io.read_labels(tiff(tmp_path / "painted.tif", (STACK > 9).astype(np.uint8)))
+    scan.require_same_grid(painted)
+    with pytest.raises(GeometryError, match="assumed, not in the file"):
+        painted.require_same_grid(scan)  # of a scan it has to be known
+    turned = Volume(scan.array, Affine(np.diag([-1.0, 1.0, 1.0, 1.0])), "turned")
+    with pytest.raises(GeometryError):
+        turned.require_same_grid(painted)
+    shorter = io.read_labels(
+        tiff(tmp_path / "shorter.tif", (STACK[2:, 1:] > 9).astype(np.uint16), photometric="minisblack")
+    )
+    with pytest.raises(GeometryError):
+        scan.require_same_grid(shorter)
+
+
+def test_a_tiff_that_is_none_is_refused_in_one_line(tmp_path, capsys):
+    (tmp_path / "a.tif").write_text("not a TIFF")
+    assert "a.tif is not a TIFF file" in refused(capsys, "info", tmp_path / "a.tif")
+    (tmp_path / "b.tif").touch()
+    assert "b.tif is not a TIFF file" in refused(capsys, "info", tmp_path / "b.tif")
+
+
+def test_a_stack_from_fiji_and_labels_from_napari_go_through_all_commands(tmp_path, capsys, blank_pictures):
+    image, classes = balls()
+    scan = imagej(
+        tmp_path / "cells.tif", np.float32(image).transpose(2, 1, 0), resolution=(1e-3, 1e-3), unit="um", spacing=1e3
+    )
+    drawn = tiff(tmp_path / "cells_labels.tif", painted(classes).transpose(2, 1, 0))
+    network = UNetConfig(encoder=((2, 2), (2, 2)), padding="same")
+    model = drawn_bundle(network, build(network, 1, 2).state_dict()).save(tmp_path / "model.safetensors")
+    assert main(["check", scan, drawn, "--unlabeled", "255"]) == 0
+    assert (
+        main(["predict", scan, "-m", str(model), "--provenance", drawn, "--unlabeled", "255", "--probabilities"]) == 0
+    )
+    found = io.read_labels(str(tmp_path / "cells_seg.tif"))
+    io.read(scan).require_same_grid(found)
+    known = painted(classes) != 255
+    np.testing.assert_array_equal(found.array[0][known], classes[known])
+    assert io.read(str(tmp_path / "cells_seg_probabilities.tif")).channels == 2
+    truth = tiff(tmp_path / "truth.tif", classes.transpose(2, 1, 0))
+    assert vol3d.evaluate(str(tmp_path / "cells_seg.tif"), truth, dense=True).mean_iou > 0
+    assert main(["suggest", scan, "-m", str(model), "-l", drawn, "--unlabeled", "255", "-n", "1"]) == 0
+    assert io.read_labels(str(tmp_path / "cells_paint.tif")).shape == image.shape
+    capsys.readouterr()
+    turned = str(tmp_path / "turned.nii.gz")
+    io.write_image(turned, image[None], Volume(image[None], Affine(np.diag([-1.0, -1.0, 1.0, 1.0]))))
+    said = refused(capsys, "predict", turned, "-m", model, "-o", tmp_path / "turned.tif")
+    assert "turned.tif: this format keeps the size of voxels alone" in said
