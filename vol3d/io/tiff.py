@@ -89,11 +89,13 @@ def _faults_named(name: str) -> Iterator[None]:
         raise
     except Exception as error:
         cause = " ".join(str(error).split())[:160]
-        remedy = "Save it again."
-        if "imagecodecs" in cause:
-            remedy = "pip install imagecodecs, or save it without compression."
+        if isinstance(error, ImportError) or "imagecodecs" in cause:
+            raise FileFormatError(
+                f"{name} is compressed in a way that needs another package ({cause}). pip install imagecodecs, or save "
+                "it without compression."
+            ) from error
         raise FileFormatError(
-            f"{name} cannot be read as TIFF: damaged, or of a kind that is not known ({cause}). {remedy}"
+            f"{name} cannot be read as TIFF: damaged, or of a kind that is not known ({cause}). Save it again."
         ) from error
 
 
