@@ -1,6 +1,7 @@
 """Quicker precisions than float32: what they answer, and that they are used only where they prove themselves."""
 
 import dataclasses
+import itertools
 import subprocess
 import sys
 
@@ -19,8 +20,8 @@ from vol3d.inference import plan_axes, plan_for
 from vol3d.inference.int8 import Int8Network, in_int8
 from vol3d.networks import LogPool, build, reestimate
 from vol3d.volume import Affine, Volume
-from vol3d.workflows import precision
-from vol3d.workflows.device import Device
+from vol3d.workflows import device, precision
+from vol3d.workflows.device import Device, emulates_bf16
 from vol3d.workflows.large import predict_large
 from vol3d.workflows.listener import Quiet
 from vol3d.workflows.outputs import PredictOptions
@@ -105,7 +106,15 @@ NAMES = ("air", "wall", "core")
 
 
 @pytest.fixture
-def lenient(monkeypatch):
+def quicker(monkeypatch):
+    """Networks as small as these gain nothing by another precision; here it takes half the time."""
+    ticks = itertools.accumulate(itertools.cycle([0.0, 2.0, 0.0, 1.0]))
+    monkeypatch.setattr(precision, "perf_counter", lambda: next(ticks))
+    monkeypatch.setattr(precision, "emulates_bf16", lambda _device: False)
+
+
+@pytest.fixture
+def lenient(monkeypatch, quicker):
     """Weights that are drawn leave classes close to each other."""
     monkeypatch.setattr(precision, "LEAST_AGREEMENT", 0.7)
     monkeypatch.setattr(precision, "LEAST_DICE", 0.5)
@@ -154,6 +163,25 @@ def test_every_class_has_to_agree(counts, objection):
     assert "2.0 × as fast" in trial.said
 
 
+@pytest.mark.parametrize("speed", [0.02, 1.0])
+def test_a_precision_that_is_not_quicker_is_not_used(speed):
+    trial = Trial("bf16", np.diag([500, 500, 500]), NAMES, speed)
+    assert trial.said.endswith(f"{speed:.1f} × as fast; which is no gain: predicting in float32")
+
+
+def test_bf16_is_refused_where_it_is_emulated(trained, monkeypatch):
+    for flags, emulated in (({"sse2", "avx2"}, True), ({"sse2", "avx512bw"}, False), (set(), False)):
+        monkeypatch.setattr(device, "_cpu_flags", lambda flags=flags: flags)
+        assert emulates_bf16(Device("cpu")) is emulated
+        assert not emulates_bf16(Device("cuda:0"))
+        if emulated:
+            with pytest.raises(ConfigError, match="no instructions for bf16"):
+                require_precision(trained, PredictOptions(precision="bf16"), Device("cpu"))
+        else:
+            require_precision(trained, PredictOptions(precision="bf16"), Device("cpu"))
+
+
+@pytest.mark.usefixtures("quicker")
 def test_labels_are_counted_by_class():
     class Threshold(torch.nn.Module):
         margin, total_stride, in_channels, classes, local = (0, 0, 0), (1, 1, 1), 1, 2, True
@@ -244,7 +272,7 @@ def test_a_scan_in_parts_too(trained, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "device", "message"),
+    ("options", "name", "message"),
     [
         ({"precision": "fp16"}, "cpu", "expected precision float32, bf16, int8, found 'fp16'"),
         ({"precision": "int8"}, "cuda:0", "int8 is for CPUs"),
@@ -252,9 +280,9 @@ def test_a_scan_in_parts_too(trained, tmp_path):
         ({"precision": "bf16", "probabilities": True}, "cpu", "--probabilities goes with float32 alone"),
     ],
 )
-def test_what_cannot_be_is_refused(trained, options, device, message):
+def test_what_cannot_be_is_refused(trained, options, name, message):
     with pytest.raises(ConfigError, match=message):
-        require_precision(trained, PredictOptions(**options), Device(device))
+        require_precision(trained, PredictOptions(**options), Device(name))
 
 
 def test_objects_are_told_apart_in_float32_alone(trained):

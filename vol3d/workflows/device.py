@@ -63,6 +63,15 @@ def pick_device(name: str = "auto", precision: str = "auto") -> Device:
     return Device(f"cuda:{index}", "bf16" if precision == "bf16" else "fp16" if precision == "fp16" else "float32")
 
 
+def emulates_bf16(device: Device) -> bool:
+    """Whether bf16 would be computed without instructions for it, many times slower than float32: an x86 CPU with AVX2.
+
+    Of other CPUs nothing is known.
+    """
+    flags = _cpu_flags()
+    return not device.is_gpu and "sse2" in flags and "avx512bw" not in flags
+
+
 def _cpu_flags() -> set[str]:
     """Instruction sets of the CPU, as Linux names them; empty elsewhere."""
     info = Path("/proc/cpuinfo")
