@@ -4,15 +4,16 @@
 
 sliding: the small 3-D network (`vol3d train --dimensions 3`), with drawn weights and BatchNorm's statistics from the
 image, goes through one volume: by `predict_slabs`, as `vol3d predict` does it, and by MONAI's `SlidingWindowInferer`
-(Gaussian blending, overlap 0.25) with windows of 48 (the training patch) and 96 voxels. Every row is a process of its
-own; its memory is what the resident size of the process grew by, on a GPU the most that was allocated there. Both in
-float32, on a GPU in bf16 too, and the volume comes from the host and goes back there. Seam error: the largest
-difference of a class probability to one pass over the whole volume. flips: the same, averaged over the eight flips of
-the volume as `vol3d predict --tta` does it, and by eight runs of the inferer. matrix: the paper's 3D U-Net on one tile
-of 132×132×116, in GFLOP/s, plain and as vol3d runs it, over the best rate of a large matrix product. quick: the same
-tile in bf16, and in int8 by OpenVINO, and how many of its labels are those of float32. planner: operations of the
-paper's network for a volume of 256×256×200, over those of one mirrored pass. The ratio is the fastest sliding window's
-time over vol3d's.
+(Gaussian blending, overlap 0.25) with windows of 48 (the training patch) and 96 voxels, with 96 also while freed memory
+is kept and comes in large pages, as the commands do it; vol3d also within 0.2 GB. Every row is a process of its own;
+its memory is what the resident size of the process grew by, from before it was warmed up, on a GPU the most that was
+allocated there. Both in float32, on a GPU in bf16 too, and the volume comes from the host and goes back there. Seam
+error: the largest difference of a class probability to one pass over the whole volume. flips: the same, averaged over
+the eight flips of the volume as `vol3d predict --tta` does it, and by eight runs of the inferer. matrix: the paper's 3D
+U-Net on one tile of 132×132×116, in GFLOP/s, plain and as vol3d runs it, over the best rate of a large matrix product.
+quick: the same tile in bf16, and in int8 by OpenVINO, and how many of its labels are those of float32. planner:
+operations of the paper's network for a volume of 256×256×200, over those of one mirrored pass. The ratio is the fastest
+sliding window's time over vol3d's.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import functools
 import itertools
 import json
 import math
+import os
 import resource
 import subprocess
 import sys
@@ -39,12 +41,14 @@ from vol3d.inference.int8 import in_int8
 from vol3d.inference.planning import plan_tiles
 from vol3d.networks import Network, build, reestimate
 from vol3d.networks.folding import fold_batch_norm
+from vol3d.workflows.allocator import freed_memory_kept
 from vol3d.workflows.device import Device
 from vol3d.workflows.plan import Grid, make_plan
 
 THREE = {"network": {"plan": "unet", "dimensions": 3}}
 TILE, VOLUME = (132, 132, 116), (256, 256, 200)
 WINDOWS = {"MONAI window 48": 48, "MONAI window 96": 96}
+KEPT = ", memory kept"
 OURS, LESS, HALF, FLIPPED = "vol3d", "vol3d within 0.2 GB", ", bf16", ", 8 flips"
 MEMORY = {OURS: 4e9, LESS: 0.2e9}
 FLIPS = [axes for count in range(4) for axes in itertools.combinations((0, 1, 2), count)]
@@ -64,6 +68,8 @@ def scene(shape: tuple[int, ...]) -> tuple[Network, np.ndarray]:
 
 def sliding_rows(ways: list[str], shape: tuple[int, ...], device: str) -> list[dict]:
     """Ways through the volume, measured in this process; one of them, but on a GPU all."""
+    import monai.inferers  # noqa: F401  so that what it takes is there in every row
+
     network, image = scene(shape)
     network.to(device)
     if ways == ["seam"]:
@@ -71,17 +77,23 @@ def sliding_rows(ways: list[str], shape: tuple[int, ...], device: str) -> list[d
         names = (*MEMORY, *WINDOWS)
         return [{"seam": {way: float(np.abs(_through(way, network, image, device) - whole).max()) for way in names}}]
     small, rows = image[:, :64, :64, :64].copy(), []
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for way in ways:
-        _through(way, network, small if device == "cpu" else image, device)  # kernels are chosen and memory is pooled
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        if device == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-        begin = time.perf_counter()
-        _through(way, network, image, device)
+        with freed_memory_kept() if _keeps(way) else nullcontext():
+            _through(way, network, small if device == "cpu" else image, device)  # kernels are chosen
+            if device == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+            begin = time.perf_counter()
+            _through(way, network, image, device)
         rows.append({"way": way, "seconds": time.perf_counter() - begin})
         grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
         rows[-1]["GB"] = (grown if device == "cpu" else torch.cuda.max_memory_allocated()) / 1e9
     return rows
+
+
+def _keeps(way: str) -> bool:
+    """Whether freed memory is kept and comes in large pages, as the commands do it."""
+    return way.startswith(OURS) or KEPT in way
 
 
 def _through(way: str, network: Network, image: np.ndarray, device: str) -> np.ndarray:
@@ -119,10 +131,13 @@ def sliding(shape: tuple[int, ...], device: str, flips: str = "") -> tuple[list[
     """Rows and the best peer's time over vol3d's. flips: what is added to the names of ways."""
     rows = []
     ways = [n + flips + h for h in (("",) if device == "cpu" else ("", HALF)) for n in (*WINDOWS, *MEMORY)]
+    if device == "cpu":
+        ways.insert(len(WINDOWS), f"{list(WINDOWS)[-1]}{flips}{KEPT}")
     for part in [["seam"], *([[way] for way in ways] if device == "cpu" else [ways])]:
         row, size = json.dumps(part), ",".join(map(str, shape))
         command = [sys.executable, __file__, "--row", row, "--shape", size, "--device", device]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        pages = {"THP_MEM_ALLOC_ENABLE": "1"} if _keeps(part[0]) else {}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **pages})
         if done.returncode:
             raise RuntimeError(done.stderr[-2000:])
         rows += json.loads(done.stdout.strip().splitlines()[-1])

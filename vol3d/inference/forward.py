@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from vol3d.errors import ModelError
 from vol3d.inference.tiles import Tile, TilePlan
 from vol3d.networks.folding import fold_batch_norm
+from vol3d.networks.onednn import prefer_onednn
 from vol3d.transforms.crop import ReadByBox, crop, crop_read
 from vol3d.volume import Box
 
@@ -94,6 +95,8 @@ class Runner:
         self.layout = _CHANNELS_LAST[self.dimensions] if last else None
         self.network = copy.deepcopy(network).eval().to(device)
         fold_batch_norm(self.network)
+        if device.type == "cpu":
+            prefer_onednn(self.network)
         self._lay_out_weights()
 
     def answers(self, tiles: Iterable[Tile], plan: TilePlan, *, logits: bool) -> Iterator[Answer]:
