@@ -130,9 +130,10 @@ def _slid(name: str, network: Network, image: np.ndarray, device: str, half: boo
 def sliding(shape: tuple[int, ...], device: str, flips: str = "") -> tuple[list[dict], float]:
     """Rows and the best peer's time over vol3d's. flips: what is added to the names of ways."""
     rows = []
-    ways = [n + flips + h for h in (("",) if device == "cpu" else ("", HALF)) for n in (*WINDOWS, *MEMORY)]
+    windows = list(WINDOWS)[-1:] if flips else list(WINDOWS)
+    ways = [n + flips + h for h in (("",) if device == "cpu" else ("", HALF)) for n in (*windows, *MEMORY)]
     if device == "cpu":
-        ways.insert(len(WINDOWS), f"{list(WINDOWS)[-1]}{flips}{KEPT}")
+        ways.insert(len(windows), f"{windows[-1]}{flips}{KEPT}")
     for part in [["seam"], *([[way] for way in ways] if device == "cpu" else [ways])]:
         row, size = json.dumps(part), ",".join(map(str, shape))
         command = [sys.executable, __file__, "--row", row, "--shape", size, "--device", device]
