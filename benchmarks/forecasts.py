@@ -67,7 +67,7 @@ def commands(folder: Path) -> dict[str, list[str]]:
     write_scan(folder / "large.h5", (512, 512, 256))
 
     def predict(scan: str, model: Path, *more: str) -> list[str]:
-        out = folder / f"labels{len(more)}{model.stem}{Path(scan).suffix}"
+        out = folder / f"labels{len(more)}_{model.stem}_{scan}"
         return [VOL3D, "predict", str(folder / scan), "-m", str(model), "-o", str(out), "--no-preview", *more]
 
     def train(name: str, *more: str) -> list[str]:
