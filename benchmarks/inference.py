@@ -42,7 +42,7 @@ from vol3d.inference.planning import plan_tiles
 from vol3d.networks import Network, build, reestimate
 from vol3d.networks.folding import fold_batch_norm
 from vol3d.workflows.allocator import freed_memory_kept
-from vol3d.workflows.device import Device
+from vol3d.workflows.device import Device, emulates_bf16
 from vol3d.workflows.plan import Grid, make_plan
 
 THREE = {"network": {"plan": "unet", "dimensions": 3}}
@@ -134,7 +134,7 @@ def sliding(shape: tuple[int, ...], device: str, flips: str = "") -> tuple[list[
     ways = [n + flips + h for h in (("",) if device == "cpu" else ("", HALF)) for n in (*windows, *MEMORY)]
     if device == "cpu":
         ways.insert(len(windows), f"{windows[-1]}{flips}{KEPT}")
-    for part in [["seam"], *([[way] for way in ways] if device == "cpu" else [ways])]:
+    for part in [*([] if flips else [["seam"]]), *([[way] for way in ways] if device == "cpu" else [ways])]:
         row, size = json.dumps(part), ",".join(map(str, shape))
         command = [sys.executable, __file__, "--row", row, "--shape", size, "--device", device]
         pages = {"THP_MEM_ALLOC_ENABLE": "1"} if _keeps(part[0]) else {}
@@ -142,9 +142,10 @@ def sliding(shape: tuple[int, ...], device: str, flips: str = "") -> tuple[list[
         if done.returncode:
             raise RuntimeError(done.stderr[-2000:])
         rows += json.loads(done.stdout.strip().splitlines()[-1])
-    seams = rows.pop(0)["seam"]
+    seams = {} if flips else rows.pop(0)["seam"]
     for row in rows:
-        row["seam error"] = seams.get(row["way"], "")
+        if seams:
+            row["seam error"] = seams.get(row["way"], "")
         row["shape"] = "×".join(map(str, shape))
     of_peers = min(row["seconds"] for row in rows if not row["way"].startswith(OURS))
     return rows, of_peers / min(row["seconds"] for row in rows if row["way"].startswith(OURS))
@@ -219,7 +220,7 @@ def quick() -> list[dict]:
     with torch.inference_mode():
         exact = last(laid).argmax(1)
         ways = {"float32": lambda: last(laid), "bf16": halves, "int8": lambda: in_eights(image)}
-        if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        if emulates_bf16():
             print("bf16: not measured, this processor would emulate it")
             del ways["bf16"]
         for name, call in ways.items():

@@ -1,7 +1,9 @@
 """TIFF: what ImageJ, OME and others say of axes and voxel sizes; whole files only; nothing a TIFF cannot keep."""
 
 import importlib.util
+import re
 
+import h5py
 import numpy as np
 import PIL.Image
 import pytest
@@ -12,7 +14,7 @@ import vol3d
 from vol3d import io
 from vol3d.cli.main import main
 from vol3d.config import UNetConfig
-from vol3d.errors import FileFormatError, GeometryError, ResourceError
+from vol3d.errors import ConfigError, FileFormatError, GeometryError, ResourceError
 from vol3d.networks import build
 from vol3d.volume import Affine, Volume
 
@@ -65,7 +67,9 @@ def test_stacks_read_as_they_were_stored(tmp_path):
         ({"unit": "cm", "spacing": -0.1}, (2.0, 4.0, 1.0)),  # downwards
         ({"unit": "um", "zunit": "nm", "spacing": 500.0}, (0.0002, 0.0004, 0.0005)),
         ({"unit": "pixel", "spacing": 1.5}, None),
-        ({"unit": "parsec"}, None),
+        ({"unit": "inch"}, None),  # the dpi of a picture
+        ({"unit": "inch", "spacing": 0.1}, (5.08, 10.16, 2.54)),
+        ({"unit": "Micrometres"}, (0.0002, 0.0004, 0.001)),
         ({}, None),
     ],
 )
@@ -124,8 +128,92 @@ def test_axes_that_are_no_volume_are_refused(tmp_path):
     with tifffile.TiffWriter(tmp_path / "two.tif") as file:
         file.write(STACK)
         file.write(STACK[:, :4])
-    with pytest.raises(FileFormatError, match=r"2 images of different size"):
+    with pytest.raises(FileFormatError, match=r"page 5 .* another size or type than the first"):
         io.read(str(tmp_path / "two.tif"))
+    with tifffile.TiffWriter(tmp_path / "twice.tif") as file:
+        file.write(STACK)
+        file.write(STACK)
+    with pytest.raises(FileFormatError, match=r"2 images"):
+        io.read(str(tmp_path / "twice.tif"))
+
+
+@pytest.mark.parametrize("other", [STACK[3, :4], STACK[3].astype(np.uint8), STACK[3].T])
+def test_a_page_unlike_the_others_is_not_filled_in(tmp_path, other):
+    """tifffile looks at the first pages and the last, and takes the others to be alike."""
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        for number in range(12):
+            file.write(np.ascontiguousarray(other) if number == 3 else STACK[0], metadata=None, contiguous=False)
+    with pytest.raises(FileFormatError, match="page 3 "):
+        io.read(str(tmp_path / "a.tif"))
+
+
+def rewritten(path, change, **said):
+    """An OME-TIFF whose description was changed."""
+    ome(path, **said)
+    with tifffile.TiffFile(path) as file:
+        xml = change(file.ome_metadata)
+    with tifffile.TiffWriter(path) as file:
+        for number, plane in enumerate(STACK):
+            file.write(plane, description=xml if number == 0 else None, metadata=None, contiguous=False)
+    return str(path)
+
+
+def test_a_description_that_does_not_fit_is_refused(tmp_path):
+    def without_planes(xml):
+        return re.sub(r"<TiffData.*?(/>|</TiffData>)", "", xml)
+
+    def three_planes(xml):
+        return re.sub(r"<TiffData[^>]*?(/>|>.*?</TiffData>)", '<TiffData IFD="0" PlaneCount="3"/>', xml)
+
+    def other_size(xml):
+        return xml.replace('SizeX="7"', 'SizeX="70"')
+
+    def two_images(xml):
+        image = re.search(r"<Image .*</Image>", xml, re.DOTALL)[0]
+        return xml.replace(image, re.sub(r"<TiffData.*?(/>|</TiffData>)", "", image) + image)
+
+    for change, message in (
+        (without_planes, "does not fit its pages|not all of them are in the file"),
+        (three_planes, "not all of them are in the file"),
+        (other_size, "does not fit its pages"),
+    ):
+        with pytest.raises(FileFormatError, match=message):
+            io.read(rewritten(tmp_path / f"{change.__name__}.tif", change))
+    with pytest.raises(GeometryError, match="speaks of 2 images"):
+        io.read(rewritten(tmp_path / "b.tif", two_images, PhysicalSizeX=1, PhysicalSizeY=1, PhysicalSizeZ=1))
+
+
+def test_a_unit_that_is_not_known_is_refused(tmp_path):
+    path = imagej(tmp_path / "a.tif", unit="parsec")
+    with pytest.raises(GeometryError, match=r"'parsec', which is no unit of length.*Fiji"):
+        io.read(path)
+    assert "'parsec'" in io.info(path)["problems"][0]
+
+
+@pytest.mark.parametrize(("kind", "value"), [(11, np.float32(2.5)), (4, np.uint32(2)), (2, None)])
+def test_a_resolution_of_another_type_is_a_number_or_refused(tmp_path, kind, value):
+    path = tmp_path / "a.tif"
+    imagej(path, unit="um", spacing=1.0)
+    data = bytearray(path.read_bytes())
+    order = "<" if data[:2] == b"II" else ">"
+    at = data.index(np.array([282, 5], f"{order}u2").tobytes())
+    data[at + 2 : at + 4] = np.array(kind, f"{order}u2").tobytes()
+    data[at + 8 : at + 12] = b"abc\0" if value is None else value.astype(value.dtype.newbyteorder(order)).tobytes()
+    data[at + 4 : at + 8] = np.array(4 if value is None else 1, f"{order}u4").tobytes()
+    path.write_bytes(data)
+    if value is None:
+        with pytest.raises(GeometryError, match="it says abc"):
+            io.read(str(path))
+    else:
+        assert io.read(str(path)).spacing_mm[0] == pytest.approx(1e-3 / float(value))
+
+
+@pytest.mark.parametrize("slices", [3, 4])
+def test_slices_that_are_marked_as_colors_are_not_taken_for_channels(tmp_path, slices):
+    planar = {"photometric": "rgb", "planarconfig": "separate"}  # what tifffile writes for so few slices, told nothing
+    path = tiff(tmp_path / "a.tif", STACK[:slices].astype(np.uint8), **planar)
+    with pytest.raises(FileFormatError, match=rf"{slices} planes that they are colors.*minisblack"):
+        io.read(path)
 
 
 KINDS = {
@@ -176,15 +264,9 @@ def test_damage_is_refused_or_harmless(tmp_path):
 
 
 def test_planes_in_other_files_are_missed(tmp_path):
-    names = [f"{tmp_path}/{name}.ome.tif" for name in "ab"]
-    ome(names[0])
-    with tifffile.TiffFile(names[0]) as file:
-        xml = file.ome_metadata.replace('SizeZ="5"', 'SizeZ="9"')
-    with tifffile.TiffWriter(names[1]) as file:
-        for number, plane in enumerate(STACK):
-            file.write(plane, description=xml if number == 0 else None, metadata=None, contiguous=False)
+    path = rewritten(tmp_path / "a.tif", lambda xml: xml.replace('SizeZ="5"', 'SizeZ="9"'))
     with pytest.raises(FileFormatError, match=r"speaks of 9 planes.*one of several"):
-        io.read(names[1])
+        io.read(path)
 
 
 def test_a_file_that_declares_more_than_the_memory_is_refused(tmp_path):
@@ -240,7 +322,7 @@ def test_what_a_tiff_cannot_keep_is_refused(tmp_path):
         like = Volume(codes[None], affine, "scan.nii.gz")
         with pytest.raises(GeometryError, match=r"a\.tif: this format keeps the size of voxels alone.*scan\.nii\.gz"):
             io.write_labels(str(tmp_path / "a.tif"), codes, like, names=None)
-        io.require_kept("a.h5", like)
+        io.require_kept("a.h5", affine, "scan.nii.gz")
     like = Volume(codes[None], SIZED)
     with pytest.raises(FileFormatError, match="64-bit"):
         io.write_labels(str(tmp_path / "a.tif"), codes.astype(np.uint64), like, names=None, smallest=False)
@@ -294,5 +376,51 @@ def test_a_stack_from_fiji_and_labels_from_napari_go_through_all_commands(tmp_pa
     capsys.readouterr()
     turned = str(tmp_path / "turned.nii.gz")
     io.write_image(turned, image[None], Volume(image[None], Affine(np.diag([-1.0, -1.0, 1.0, 1.0]))))
-    said = refused(capsys, "predict", turned, "-m", model, "-o", tmp_path / "turned.tif")
-    assert "turned.tif: this format keeps the size of voxels alone" in said
+    for more in ([], ["--dry-run"]):
+        said = refused(capsys, "predict", turned, "-m", model, "-o", tmp_path / "turned.tif", *more)
+        assert "turned.tif: this format keeps the size of voxels alone" in said
+
+
+def test_gaps_between_slices_are_measured_in_the_voxels_of_the_scan(tmp_path):
+    scan = imagej(tmp_path / "scan.tif", np.zeros((60, 8, 7), np.uint16), unit="um", spacing=5.0)
+    codes = np.full((60, 8, 7), 255, np.uint8)
+    codes[[4, 8, 12], :4], codes[[4, 8, 12], 4:] = 0, 1
+    found = vol3d.check(scan, tiff(tmp_path / "labels.tif", codes), unlabeled=255)
+    assert found.problems == ()
+    assert found.farthest.mm == pytest.approx(found.farthest.slices * 0.005)
+
+
+def test_distances_take_the_voxel_size_of_the_file_that_has_it(tmp_path):
+    codes = np.zeros((5, 8, 7), np.uint8)
+    codes[1:4, 2:6, 2:5] = 1
+    sized = imagej(tmp_path / "sized.tif", codes, unit="mm", spacing=2.0)
+    bare = tiff(tmp_path / "bare.tif", np.roll(codes, 1, 0))
+    for pair in ((sized, bare), (bare, sized)):
+        scores = vol3d.evaluate(*pair, dense=True, surface=True).surface
+        assert scores is not None
+        assert scores[1].hausdorff_mm == pytest.approx(2.0)
+    with pytest.raises(GeometryError, match="which both files lack"):
+        vol3d.evaluate(bare, bare, dense=True, surface=True)
+
+
+def test_a_voxel_size_that_is_not_known_stays_unknown(tmp_path):
+    codes = np.zeros((7, 8, 5), np.uint8)
+    with h5py.File(tmp_path / "scan.h5", "w") as file:
+        file["raw"] = codes.T
+    with io.opened_scan(str(tmp_path / "scan.h5")) as scan:
+        frames = [scan.frame, io.read(str(tmp_path / "scan.h5"))]
+    for number, like in enumerate(frames):
+        for name in (f"{number}.tif", f"{number}.h5"):
+            io.write_labels(str(tmp_path / name), codes, like, names=None)
+            assert io.read_labels(str(tmp_path / name)).attributes == {"spacing_assumed": True}
+
+
+def test_a_file_of_another_program_is_not_replaced_by_names_of_classes(tmp_path):
+    codes = np.zeros((7, 8, 5), np.uint8)
+    (tmp_path / "a.tif.json").write_text('{"Acquisition": "mine"}')
+    for overwrite in (False, True):
+        with pytest.raises(ConfigError, match=r"a\.tif\.json exists already and is not of vol3d"):
+            io.write_labels(
+                str(tmp_path / "a.tif"), codes, Volume(codes[None], SIZED), names={1: "one"}, overwrite=overwrite
+            )
+    assert (tmp_path / "a.tif.json").read_text() == '{"Acquisition": "mine"}'

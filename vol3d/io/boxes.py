@@ -34,13 +34,15 @@ class StoredScan:
         self._wanted = None if channel is None else choose_channel(self.name, stored, channel)
         self.channels = stored if self._wanted is None else 1
         self._voxel_bytes = int(self._dataset.dtype.itemsize) * self.channels
-        self.affine = hdf5.affine_of(self._dataset, file, self.name) or Affine(np.eye(4))
+        affine = hdf5.affine_of(self._dataset, file, self.name)
+        self.affine = affine or Affine(np.eye(4))
+        self._attributes = {"spacing_assumed": True} if affine is None else {}
         hdf5.require_stored(self._dataset, self.name)
 
     @property
     def frame(self) -> Volume:
         """The scan's grid, without its voxels."""
-        return Volume(_no_voxels(self.shape), self.affine, self.name)
+        return Volume(_no_voxels(self.shape), self.affine, self.name, None, self._attributes)
 
     @property
     def quick(self) -> bool:

@@ -67,6 +67,12 @@ def write_sidecar(path: Path, names: dict[int, str] | None) -> None:
         temporary.write_text(json.dumps({KEY: json.loads(encode(names))}, indent=1) + "\n", encoding="ascii")
 
 
+def is_foreign(path: Path) -> bool:
+    """Whether the side-car of a volume would replace a file that somebody else wrote."""
+    beside = sidecar(path)
+    return beside.exists() and KEY not in _parsed(beside)
+
+
 def read_sidecar(path: Path) -> dict[str, str]:
     """The names beside `path`; empty where there are none. Beside a link they count where its target has none."""
     here = path.with_name(path.name + ".json")

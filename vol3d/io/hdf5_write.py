@@ -139,7 +139,8 @@ def _fill(dataset: Any, stored: NDArray[Any], depth: int) -> None:  # noqa: ANN4
 def _describe(dataset: Any, content: Content) -> None:  # noqa: ANN401
     affine, shape = content.like.affine, content.like.shape
     sizes = affine.spacing[::-1] * 1000
-    dataset.attrs[ELEMENT_SIZE] = sizes
+    if not content.like.attributes.get("spacing_assumed"):
+        dataset.attrs[ELEMENT_SIZE] = sizes
     if default_affine(sizes).corner_distance(affine, shape) > 1e-6:
         dataset.attrs[AFFINE] = affine.matrix
     if content.class_names:

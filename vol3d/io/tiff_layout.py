@@ -16,6 +16,7 @@ from vol3d.errors import FileFormatError
 _BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _WHOLE = {1: "u1", 3: "u2", 4: "u4", 16: "u8"}  # field types that offsets and sizes come in
 _VOXELS = ((273, 279), (324, 325))  # offsets and sizes of strips, of tiles
+_ALIKE = (256, 257, 258, 259, 277, 284, 339)  # width, height, bits, compression, samples, their layout, their type
 _MOST_PAGES, _MOST_TAGS = 1 << 20, 1 << 12
 
 
@@ -32,16 +33,26 @@ class _Kind:
 def require_whole(path: Path, name: str) -> int:
     """Raise `FileFormatError` unless every page, every entry and every strip or tile lies inside the file.
 
-    Returns the number of pages. Voxels are not read. TIFF 6.0 (Adobe 1992), and BigTIFF.
+    Pages must be alike: of others tifffile, which looks at a few, would fill in zeros. Returns the number of pages.
+    Voxels are not read. TIFF 6.0 (Adobe 1992), and BigTIFF.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
-        pages = 0
+        pages, first = 0, list[list[int]]()
         for entries, kind in _pages(file, size, name):
-            pages += 1
+            back = file.tell()
             for where, length in _VOXELS:
                 if where in entries:
                     _require_inside(file, entries[where], entries.get(length), kind, size, name)
+            found = [_values(file, entries[tag], kind, name).tolist() if tag in entries else [] for tag in _ALIKE]
+            file.seek(back)
+            if pages and found != first:
+                raise FileFormatError(
+                    f"{name}: page {pages} (from 0) has another size or type than the first; expected one stack. Save "
+                    "the pages that are needed alone."
+                )
+            first = found
+            pages += 1
     return pages
 
 
@@ -97,11 +108,11 @@ def _fields(entry: bytes, kind: _Kind, name: str) -> tuple[int, int, int, int]:
 
 
 def _require_inside(file: BinaryIO, offsets: bytes, lengths: bytes | None, kind: _Kind, size: int, name: str) -> None:
-    back = file.tell()
     starts = _values(file, offsets, kind, name)
-    counts = None if lengths is None else _values(file, lengths, kind, name)
-    file.seek(back)
-    if counts is None or starts.size != counts.size or not starts.all() or not counts.all():
+    if lengths is None:
+        raise _damaged(name, "it does not say how long its strips are (StripByteCounts)")
+    counts = _values(file, lengths, kind, name)
+    if starts.size != counts.size or not starts.all() or not counts.all():
         raise _damaged(name, "some of its voxels are not stored")
     if bool((starts > size).any()) or bool((counts > size - starts).any()):
         raise _damaged(name, "voxels lie beyond its end")
@@ -110,7 +121,7 @@ def _require_inside(file: BinaryIO, offsets: bytes, lengths: bytes | None, kind:
 def _values(file: BinaryIO, entry: bytes, kind: _Kind, name: str) -> NDArray[np.int64]:
     _, field, count, place = _fields(entry, kind, name)
     if field not in _WHOLE:
-        raise _damaged(name, f"offsets of voxels are of type {field}")
+        raise _damaged(name, f"an entry of a page is of type {field}, which is no whole number")
     dtype = np.dtype(_WHOLE[field]).newbyteorder("<" if kind.order == "<" else ">")
     length, inline = count * dtype.itemsize, struct.calcsize(kind.order + kind.offset)
     if length <= inline:

@@ -16,7 +16,7 @@ from vol3d.io import atomic, class_names, hdf5, hdf5_write, voxels
 from vol3d.io.formats import format_of
 from vol3d.io.kinds import Content, Location
 from vol3d.io.names import locate
-from vol3d.volume import Volume
+from vol3d.volume import Affine, Volume
 
 
 def write_labels(
@@ -31,8 +31,8 @@ def write_labels(
     """Store label codes (X, Y, Z), unsigned, with the geometry of `like`; default HDF5 dataset: label.
 
     smallest: take the smallest unsigned dtype, else the one that `codes` has. names: code → class name, kept in the
-    file, or in a JSON side-car for MetaImage. Raises `GeometryError` for another shape, `LabelError` for other dtypes,
-    `ConfigError`, `ResourceError`, `FileFormatError`.
+    file, or in a JSON side-car for MetaImage and TIFF. Raises `GeometryError` for another shape or a grid that the
+    format cannot keep, `LabelError` for other dtypes, `ConfigError`, `ResourceError`, `FileFormatError`.
     """
     if codes.dtype.kind not in "ub":
         raise LabelError(f"{path}: expected unsigned label codes, found {codes.dtype}. Convert them first.")
@@ -103,14 +103,17 @@ def require_writable(path: str, overwrite: bool = False, *, dataset: str = "labe
     _require_writable(locate(path, dataset), overwrite)
 
 
-def require_kept(path: str, like: Volume) -> None:
-    """Raise `GeometryError` where the format of `path` would lose the orientation or the origin of a grid."""
-    if like.affine.sizes_only or not format_of(locate(path, "label").path, path).sizes_only:
+def require_kept(path: str, affine: Affine, name: str) -> None:
+    """Raise `GeometryError` where the format of `path` would lose the orientation or the origin of a grid.
+
+    name: of the scan that has it.
+    """
+    if affine.sizes_only or not format_of(locate(path, "label").path, path).sizes_only:
         return
-    origin = ", ".join(f"{v:.6g}" for v in like.affine.matrix[:3, 3])
+    origin = ", ".join(f"{v:.6g}" for v in affine.matrix[:3, 3])
     raise GeometryError(
-        f"{path}: this format keeps the size of voxels alone, and {like.name} has an orientation or an origin too "
-        f"({like.affine.codes}, {origin} mm). Write another one with -o, such as .nii.gz."
+        f"{path}: this format keeps the size of voxels alone, and {name} has an orientation or an origin too "
+        f"({affine.codes}, {origin} mm). Write another one with -o, such as .nii.gz."
     )
 
 
@@ -129,6 +132,11 @@ def _require_writable(location: Location, overwrite: bool) -> None:
         present = hdf5.holds(path, location.dataset)
     elif entry.sidecar and class_names.read_sidecar(path):
         present = True
+    if entry.sidecar and class_names.is_foreign(path):
+        raise ConfigError(
+            f"{class_names.sidecar(path)} exists already and is not of vol3d, which would write the names of "
+            "classes there. Move it, or give another name with -o."
+        )
     if present and not overwrite:
         found = f"{path}:{location.dataset}" if location.dataset else location.name
         raise ConfigError(f"{found} exists already. Give --overwrite, or another name with -o.")
@@ -143,7 +151,7 @@ def _alone(location: Location) -> AbstractContextManager[None]:
 
 def _store(location: Location, content: Content, overwrite: bool) -> Path:
     _require_writable(location, overwrite)
-    require_kept(location.name, content.like)
+    require_kept(location.name, content.like.affine, content.like.name)
     entry = format_of(location.path, location.name)
     with _alone(location), atomic.replace(location.path) as temporary:
         entry.write(temporary, location, content)

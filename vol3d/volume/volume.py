@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -67,17 +67,18 @@ class Volume:
         x, y, z = self.affine.spacing
         return (float(x), float(y), float(z))
 
-    def require_same_grid(self, other: Volume, tolerance_voxels: float = 1e-3) -> None:
+    def require_same_grid(self, other: Volume, tolerance_voxels: float = 1e-3) -> Volume:
         """Raise `GeometryError` unless both grids have one shape and corners within `tolerance_voxels`.
 
         Where the file of `other` says nothing of its voxels (attributes["spacing_assumed"]), as painting tools leave
-        it, one shape is enough, if this grid is one that a voxel size alone describes.
+        it, one shape is enough, if this grid is one that a voxel size alone describes. Returns `other`, there with
+        this grid's affine.
         """
         same = self.shape == other.shape
         if same and self.affine.corner_distance(other.affine, self.shape) <= tolerance_voxels:
-            return
+            return other
         if same and self.forms is None and self.affine.sizes_only and other.attributes.get("spacing_assumed"):
-            return
+            return replace(other, affine=self.affine)
         raise GeometryError(
             f"{self.name} and {other.name} are not on one grid: {self.describe_grid()} against "
             f"{other.describe_grid()}. Resample one onto the other, or name the files that belong together."

@@ -86,6 +86,8 @@ def load(
         image = _image(source, config, spacing_mm, by_box=by_box)
         frame = _frame(image)
         frame.require_same_grid(labels)
+        if frame.attributes.get("spacing_assumed"):
+            listener.warn(f"{frame.name}: the file does not say how large its voxels are; they count as cubes of 1 mm")
         sparse = meaning.sparse(labels, _weight(files, number, frame, config, spacing_mm))
         if sparse.weight is not None and not (sparse.weight[sparse.known] > 0).any():
             raise LabelError(

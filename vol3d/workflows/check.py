@@ -144,7 +144,7 @@ def check(
     scan, drawn = image_volume(image, files, spacing_mm), read_truth(labels, whole, spacing_mm)
     problems: list[str] = []
     try:
-        scan.require_same_grid(drawn)
+        drawn = scan.require_same_grid(drawn)
     except GeometryError as error:
         problems.append(str(error))
     if task != "semantic":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,7 +32,7 @@ def compared(
     """
     predicted = label_volume(prediction, data, spacing_mm)
     truth = label_volume(reference, data, spacing_mm)
-    require_one_grid(truth, predicted)
+    truth, predicted = on_one_grid(truth, predicted)
     slices_of_other = LabelsConfig(unlabeled=config.unlabeled, dense=config.dense) if leave_out is not None else config
     if leave_out is None:
         _refuse_unsaid(truth, config)
@@ -38,7 +40,7 @@ def compared(
     mask &= ~undecided(truth, mask, config, predicted)
     if leave_out is not None:
         drawn = label_volume(leave_out, data, spacing_mm)
-        require_one_grid(truth, drawn)
+        truth, drawn = on_one_grid(truth, drawn)
         if not (unlabeled_codes([drawn], config) or config.annotated_slices):
             raise LabelError(
                 f"{drawn.name}: which voxels are painted there? Every one would be left out. Give --annotated-slices, "
@@ -50,10 +52,13 @@ def compared(
     return predicted, truth, mask
 
 
-def require_one_grid(truth: Volume, other: Volume) -> None:
-    """Raise `GeometryError` for different grids; either file may lack the size of its voxels."""
-    lacking = truth.attributes.get("spacing_assumed")
-    (other if lacking else truth).require_same_grid(truth if lacking else other)
+def on_one_grid(truth: Volume, other: Volume) -> tuple[Volume, Volume]:
+    """Both, with the size of voxels that the file of either may lack. Raises `GeometryError` for different grids."""
+    if not truth.attributes.get("spacing_assumed"):
+        return truth, truth.require_same_grid(other)
+    found = other.require_same_grid(truth)
+    known = {name: value for name, value in truth.attributes.items() if name != "spacing_assumed"}
+    return (found if other.attributes.get("spacing_assumed") else replace(found, attributes=known)), other
 
 
 def names_of(predicted: Volume, truth: Volume, divisor: int | None = None) -> dict[int, str]:

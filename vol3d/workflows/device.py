@@ -53,6 +53,8 @@ def pick_device(name: str = "auto", precision: str = "auto") -> Device:
     if kind == "cpu":
         if precision == "fp16":
             raise ConfigError("precision fp16 needs a GPU; on a CPU use float32 or bf16")
+        if precision == "bf16":
+            require_bf16()
         quick = precision == "auto" and "amx_bf16" in _cpu_flags()
         return Device("cpu", "bf16" if precision == "bf16" or quick else "float32")
     index = int(number or 0)
@@ -63,13 +65,22 @@ def pick_device(name: str = "auto", precision: str = "auto") -> Device:
     return Device(f"cuda:{index}", "bf16" if precision == "bf16" else "fp16" if precision == "fp16" else "float32")
 
 
-def emulates_bf16(device: Device) -> bool:
-    """Whether bf16 would be computed without instructions for it, many times slower than float32: an x86 CPU with AVX2.
+def emulates_bf16() -> bool:
+    """Whether the CPU would compute bf16 without instructions for it, many times slower than float32.
 
-    Of other CPUs nothing is known.
+    An x86 CPU without AVX-512 would; of other CPUs nothing is known.
     """
     flags = _cpu_flags()
-    return not device.is_gpu and "sse2" in flags and "avx512bw" not in flags
+    return "sse2" in flags and "avx512bw" not in flags
+
+
+def require_bf16() -> None:
+    """Raise `ConfigError` where the CPU would emulate bf16."""
+    if emulates_bf16():
+        raise ConfigError(
+            "this processor has no instructions for bf16 and would take many times as long as for float32; leave the "
+            "precision out"
+        )
 
 
 def _cpu_flags() -> set[str]:

@@ -11,7 +11,7 @@ from vol3d.config import DataConfig, LabelsConfig, Task
 from vol3d.errors import ConfigError, GeometryError, LabelError
 from vol3d.metrics import Contingency, regression_scores, surface_distances
 from vol3d.volume import LabelTable, Volume, is_background
-from vol3d.workflows.compared import compared, names_of, refuse_answered, require_dense, require_one_grid
+from vol3d.workflows.compared import compared, names_of, on_one_grid, refuse_answered, require_dense
 from vol3d.workflows.evaluations import Evaluation, RegressionEvaluation, SurfaceScore
 from vol3d.workflows.labels import code_counts
 from vol3d.workflows.object_evaluations import InstanceEvaluation, PanopticEvaluation
@@ -158,8 +158,8 @@ def _surfaces(
 ) -> dict[int, SurfaceScore]:
     if truth.attributes.get("spacing_assumed"):
         raise GeometryError(
-            f"{truth.name}: distances in mm need the size of the voxels, which the file lacks. Write it into "
-            "both files (HDF5: the attribute element_size_um, z, y, x; TIFF: in Fiji, Image ▸ Properties), or leave "
+            f"{truth.name}: distances in mm need the size of the voxels, which both files lack. Write it into one of "
+            "them (HDF5: the attribute element_size_um, z, y, x; TIFF: in Fiji, Image ▸ Properties), or leave "
             "--surface out."
         )
     directions = truth.affine.matrix[:3, :3] / truth.affine.spacing
@@ -224,13 +224,13 @@ def _regression(
     data = DataConfig(xform=scoring.xform)
     predicted = target_volume(prediction, data, spacing_mm)
     truth = target_volume(reference, data, spacing_mm)
-    require_one_grid(truth, predicted)
+    truth, predicted = on_one_grid(truth, predicted)
     config = scoring.labels
     slices_of_other = LabelsConfig(unlabeled=config.unlabeled) if leave_out is not None else config
     mask = known_values(truth, slices_of_other)
     if leave_out is not None:
         drawn = target_volume(leave_out, data, spacing_mm)
-        require_one_grid(truth, drawn)
+        truth, drawn = on_one_grid(truth, drawn)
         mask &= ~known_values(drawn, config)
     if not mask.any():
         raise LabelError(f"{truth.name}: no voxel is left to compare; every one is NaN, unlabeled or left out")

@@ -79,12 +79,15 @@ class Forecast:
         ]
 
 
-def _refuse(scan: str, facts: dict[str, Any], bundle: ModelBundle, choice: PredictOptions, device: Device) -> None:
+def _refuse(
+    scan: str, facts: dict[str, Any], bundle: ModelBundle, output: str, choice: PredictOptions, device: Device
+) -> None:
     """Raise what `predict` raises for a model, a scan and options that do not go together."""
     require_precision(bundle, choice, device)
     require_possible(bundle, choice)
     chosen = choice.data.channel is not None or bundle.training_range.get("channel") is not None
     require_channels(scan, 1 if chosen else int(facts.get("channels", 1)), bundle)
+    io.require_kept(output, Affine(np.asarray(facts["affine"])), scan)
 
 
 def forecast(scan: str, bundle: ModelBundle, output: str, choice: PredictOptions, *, starting: float = 0.0) -> Forecast:
@@ -99,7 +102,7 @@ def forecast(scan: str, bundle: ModelBundle, output: str, choice: PredictOptions
     if "affine" not in facts:  # reading tells what is wrong with it, or which of two affines holds
         facts["affine"] = io.read(scan, channel=choice.data.channel, xform=choice.data.xform).affine.matrix
     device = exact(pick_device(choice.device))
-    _refuse(scan, facts, bundle, choice, device)
+    _refuse(scan, facts, bundle, output, choice, device)
     network = bundle.build(device.name)
     in_parts = is_too_large(scan, output, bundle, choice)
     left = bytes_left(scan, choice, held_bytes(scan, facts, bundle)) if in_parts else 0.0  # before a tile is run

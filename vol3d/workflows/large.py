@@ -145,11 +145,11 @@ def predict_large(
     left = bytes_left(scan, choice, held_bytes(scan, io.info(scan), bundle))  # before chunks of it are kept
     with io.opened_scan(scan, channel=reading.channel, nan=reading.nan, xform=reading.xform) as source:
         require_channels(source.name, source.channels, bundle)
+        io.require_kept(output, source.affine, source.name)
         prepared = Preprocessing.from_json(bundle.preprocessing).apply_by_box(source)
         if prepared is None:
             raise AssertionError("an obstacle to prediction in parts")
         frame = source.frame
-        io.require_kept(output, frame)
         for text in (
             *unlike_training(frame, bundle.training_range),
             *intensities_unlike_training(prepared.statistics, bundle.training_range),

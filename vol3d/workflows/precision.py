@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import time
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from vol3d.inference.blend import most_probable
 from vol3d.inference.forward import Image, Runner
 from vol3d.inference.int8 import INT8_NEEDS, in_int8
 from vol3d.volume import Box
-from vol3d.workflows.device import Device, PredictPrecision, emulates_bf16
+from vol3d.workflows.device import Device, PredictPrecision, require_bf16
 from vol3d.workflows.listener import Listener
 from vol3d.workflows.outputs import PredictOptions
 
@@ -59,7 +59,7 @@ class Trial:
             dice = 2 * int(self.counts[k, k]) / (exact + found)
             if dice < LEAST_DICE:
                 return f"class {name} has a Dice of {dice:.3f}, less than {LEAST_DICE:g}"
-        return "which is no gain" if self.speed <= 1 else None
+        return None
 
     @property
     def said(self) -> str:
@@ -86,11 +86,8 @@ def require_precision(bundle: ModelBundle, choice: PredictOptions, device: Devic
     for what, is_asked in asked.items():
         if is_asked:
             raise ConfigError(f"{what} goes with float32 alone, since only labels are compared; leave --precision out")
-    if wanted == "bf16" and emulates_bf16(device):
-        raise ConfigError(
-            "this processor has no instructions for bf16 and would take many times as long as for float32; leave "
-            "--precision out, or try int8"
-        )
+    if wanted == "bf16" and not device.is_gpu:
+        require_bf16()
     if wanted == "int8" and device.is_gpu:
         raise ConfigError("precision int8 is for CPUs; leave --precision out, or take bf16")
     if wanted == "int8" and not all(importlib.util.find_spec(name) for name in INT8_NEEDS):
@@ -109,9 +106,9 @@ def tried(
 
     Eight tiles lie in the eight octants of the volume. Of four of them the ranges for int8 are taken; on all of them
     the labels are compared with those of float32, both as prediction computes them. Float32 is used where fewer than
-    `LEAST_AGREEMENT` of them are the same, a class has a Dice below `LEAST_DICE`, a class does not occur, so that
-    nothing is known about it, or nothing is gained. image, plans: as `predict_axes` takes them. names: of the classes.
-    Raises `ModelError` where a network cannot be had in int8.
+    `LEAST_AGREEMENT` of them are the same, a class has a Dice below `LEAST_DICE`, or a class does not occur, so that
+    nothing is known about it. image, plans: as `predict_axes` takes them. names: of the classes. Raises `ModelError`
+    where a network cannot be had in int8.
     """
     if wanted == "float32":
         return network, device.precision, None
@@ -140,9 +137,9 @@ def tell_trial(trial: Trial | None, name: str, tell: Listener) -> None:
 
 def _labels(runner: Runner, tile: Tile, plan: TilePlan, seconds: list[float], number: int) -> NDArray[np.int64]:
     """The classes of a tile's voxels; what they take is added to `seconds[number]`."""
-    begin = perf_counter()
+    begin = time.perf_counter()
     answer = next(runner.answers([tile], plan, logits=True)).wait()
-    seconds[number] += perf_counter() - begin
+    seconds[number] += time.perf_counter() - begin
     found: NDArray[np.int64] = most_probable(answer).numpy().ravel()
     return found
 

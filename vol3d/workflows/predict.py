@@ -95,7 +95,7 @@ def predict(
         bundle = bundle.pruned(choice.prune)
     volume = read_scan(scan, choice.data, bundle, spacing_mm, tell)
     if target is not None:
-        io.require_kept(target, volume)
+        io.require_kept(target, volume.affine, volume.name)
     drawn = _drawn(scan, volume, bundle, choice, spacing_mm)
     warnings = tuple(unlike_training(volume, bundle.training_range))
     network = bundle.build(device.name)

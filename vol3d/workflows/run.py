@@ -200,7 +200,7 @@ def versions() -> dict[str, str]:
     """Versions of what computes."""
     from importlib import metadata
 
-    names = ("torch", "monai", "lightning-fabric", "numpy", "scipy", "nibabel", "h5py", "SimpleITK")
+    names = ("torch", "monai", "lightning-fabric", "numpy", "scipy", "nibabel", "h5py", "SimpleITK", "tifffile")
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}
 
 

@@ -151,7 +151,7 @@ def suggest(
     tell.note(painted.said)
     axes = _with_slices(axes, volume)
     if target is not None:
-        io.require_kept(target, volume)
+        io.require_kept(target, volume.affine, volume.name)
         painted.refuse_to_drop(target, bundle.labels)
     prepared, image = prepare(volume, bundle)
     device, asked = (
