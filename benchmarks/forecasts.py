@@ -28,7 +28,7 @@ UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
 def told(said: str) -> tuple[float, float]:
     """The memory in GB and the seconds that a dry run names."""
     memory = re.search(r"memory: about ([\d.]+) (GB|MB)", said)
-    time = re.search(r"time: about ([\d.]+) (s|min|h)\b", said)
+    time = re.search(r"time: .*?about ([\d.]+) (s|min|h)\b", said)
     if memory is None or time is None:
         raise SystemExit(f"a dry run said neither memory nor time: {said}")
     return float(memory[1]) / (1 if memory[2] == "GB" else 1000), float(time[1]) * UNITS[time[2]]
@@ -92,8 +92,10 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         chosen = {what: c for what, c in commands(Path(name)).items() if options.only in what}
-        rows = [compared(what, command) for what, command in chosen.items()]
-    show(rows)
+        rows = []
+        for what, command in chosen.items():
+            rows.append(compared(what, command))
+            show(rows[-1:])
     keep("forecasts", rows)
 
 

@@ -239,9 +239,9 @@ def main() -> None:
         rows, ratio = makers[part](), None
         if part == "peers":
             ratio = min(row["s per TFLOP"] for row in rows[1:]) / rows[0]["s per TFLOP"]
-        show(rows)
-        print()
         if rows:
+            show(rows)
+            print()
             keep("training_step", rows, ratio, device=options.device)
 
 
