@@ -112,7 +112,7 @@ def test_voxels_without_a_size_have_no_distances_in_mm(tmp_path):
             file["label"] = CODES
     names = [str(tmp_path / f"{name}.h5") for name in ("a", "b")]
     assert vol3d.evaluate(*names, dense=True).mean_iou == 1
-    with pytest.raises(GeometryError, match="size of the voxels, which the file lacks"):
+    with pytest.raises(GeometryError, match="size of the voxels, which both files lack"):
         vol3d.evaluate(*names, dense=True, surface=True)
     with pytest.raises(ConfigError, match="voxel size of arrays"):
         vol3d.evaluate(*names, dense=True, spacing_mm=(1, 1, 2))

@@ -159,6 +159,8 @@ class Dying(Patches):
     ("number", "message"),
     [(signal.SIGKILL, r"a data worker died \(.*(SIGKILL|Killed)"), (signal.SIGBUS, "out of shared memory")],
 )
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of files that PyTorch opens to count those it may still open
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_r27_a_worker_that_dies_is_named_at_once(number, message):
     began = time.monotonic()
     with pytest.raises(TrainingError, match=message) as caught:

@@ -117,7 +117,8 @@ def require_kept(path: str, affine: Affine, name: str) -> None:
     )
 
 
-def _require_writable(location: Location, overwrite: bool) -> None:
+def _require_writable(location: Location, overwrite: bool, *, named: bool = True) -> None:
+    """As `require_writable`. named: whether names of classes are written too."""
     entry = format_of(location.path, location.name)
     path = location.path
     try:
@@ -132,7 +133,7 @@ def _require_writable(location: Location, overwrite: bool) -> None:
         present = hdf5.holds(path, location.dataset)
     elif entry.sidecar and class_names.read_sidecar(path):
         present = True
-    if entry.sidecar and class_names.is_foreign(path):
+    if named and entry.sidecar and class_names.is_foreign(path):
         raise ConfigError(
             f"{class_names.sidecar(path)} exists already and is not of vol3d, which would write the names of "
             "classes there. Move it, or give another name with -o."
@@ -150,7 +151,7 @@ def _alone(location: Location) -> AbstractContextManager[None]:
 
 
 def _store(location: Location, content: Content, overwrite: bool) -> Path:
-    _require_writable(location, overwrite)
+    _require_writable(location, overwrite, named=bool(content.class_names))
     require_kept(location.name, content.like.affine, content.like.name)
     entry = format_of(location.path, location.name)
     with _alone(location), atomic.replace(location.path) as temporary:
