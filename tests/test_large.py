@@ -588,5 +588,24 @@ def test_the_time_of_a_classifier_grows_with_the_scan(monkeypatch):
     monkeypatch.setattr("time.perf_counter", lambda: float(next(ticks)))  # whatever is timed takes a second
     classifier = PixelClassifier(1, 2, Recipe((1.0, 4.0)))
     assert _classifying(classifier, (1000, 100, 20), (1.0, 1.0, 1.0)) == 1000 * 100 / 96**2
-    asked = ByBox(classifier, (1000, 100, 20), (1.0, 1.0, 1.0), _noise(1))
-    assert _classifying_in_parts(asked, Box((0, 0, 0), (320, 100, 20))) == 1000 / 128
+
+
+def test_the_time_of_a_classifier_in_parts_knows_what_lies_around_them(monkeypatch):
+    class Timed(ByBox):
+        """Takes 1 s for a million voxels of a box, and 2 s for a million around it."""
+
+        def first(self, box):
+            self.clock[0] += 1e-6 * box.voxels
+
+        def second(self, box, first):
+            assert first(box).shape == (self.told, *box.size)
+            self.clock[0] += 2e-6 * self.looked_at(box)
+
+    clock = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr(Timed, "clock", clock, raising=False)
+    asked = Timed(PixelClassifier(1, 2, Recipe((1.0, 4.0))), (1000, 400, 400), (1.0, 1.0, 1.0), _noise(1))
+    part = Box((340, 40, 40), (320, 320, 320))
+    one = 1e-6 * part.voxels + 2e-6 * asked.looked_at(part)
+    assert asked.looked_at(part) > 2 * part.voxels
+    assert _classifying_in_parts(asked, part) == pytest.approx(one * 1000 * 400 * 400 / 320**3, rel=1e-6)

@@ -64,6 +64,11 @@ class ByBox:
             held += 4.0 * values * neighbourhood(box, recipe, self.spacing_mm, self.shape).voxels
         return held
 
+    def looked_at(self, box: Box) -> int:
+        """Voxels that both stages read for a box, in it and around it."""
+        recipes = (self.classifier.recipe, self.classifier.context)
+        return sum(neighbourhood(box, recipe, self.spacing_mm, self.shape).voxels for recipe in recipes)
+
     def _pieces(self, box: Box, perceptrons: Perceptrons) -> list[Box]:
         """A box in nearly equal pieces, nearly cubes."""
         side = (self.piece_bytes / (4 * len(perceptrons.mean))) ** (1 / 3)

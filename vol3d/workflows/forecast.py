@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import scipy.optimize
 import torch
 from numpy.typing import NDArray
 
@@ -68,14 +69,15 @@ class Forecast:
         """For people."""
         size, tile = ("×".join(map(str, n)) for n in (self.shape, self.tile))
         way = "in parts" if self.in_parts else "at once"
-        minutes = f"{self.seconds:.0f} s" if self.seconds < 100 else f"{self.seconds / 60:.0f} min"
+        minutes = self.seconds / 60
+        told = f"{self.seconds:.0f} s" if self.seconds < 100 else f"{minutes:.{int(minutes < 10)}f} min"
         beside = "starting included" if self.started else "beside starting"
         return [
             f"{self.name}: {size} voxels, {way}",
             f"tiles: {self.tiles} of {tile}, {self.redundancy:.2f} voxels through the network for each of the scan",
             f"memory: about {self.bytes / 1e9:.2g} GB"
             + (f"; on disk, for a while, {self.disk / 1e9:.2g} GB beside the output" if self.disk else ""),
-            f"time: about {minutes} on {self.device} in float32, {beside} (one tile was timed)",
+            f"time: about {told} on {self.device} in float32, {beside} (one tile was timed)",
         ]
 
 
@@ -236,14 +238,23 @@ def _classifying(classifier: PixelClassifier, shape: Size, spacing_mm: Sequence[
 
 
 def _classifying_in_parts(asked: ByBox, part: Box) -> float:
-    """As `_classifying`, in parts of the size of `part`, each with what lies around it: from one that is no larger."""
-    size = tuple(min(n, _TRIED_IN_PARTS) for n in part.size)
-    x, y, z = ((n - m) // 2 for n, m in zip(asked.shape, size, strict=True))
-    tried = Box((x, y, z), size)
-    begin = time.perf_counter()
-    asked.first(tried)
-    asked.second(tried, _noise(asked.told))
-    return (time.perf_counter() - begin) * math.prod(asked.shape) / tried.voxels
+    """As `_classifying`, in parts of the size of `part`: from two that are no larger.
+
+    A part takes time for its voxels, and for all that lie around it and are looked at, of which larger parts have less.
+    """
+    taken, work = [], []
+    for edge in (_TRIED_IN_PARTS // 2, _TRIED_IN_PARTS // 2, _TRIED_IN_PARTS):  # the first time is a warm-up
+        size = tuple(min(n, edge) for n in part.size)
+        x, y, z = ((n - m) // 2 for n, m in zip(asked.shape, size, strict=True))
+        tried = Box((x, y, z), size)
+        begin = time.perf_counter()
+        asked.first(tried)
+        asked.second(tried, _noise(asked.told))
+        taken.append(time.perf_counter() - begin)
+        work.append((tried.voxels, asked.looked_at(tried)))
+    rates, _ = scipy.optimize.nnls(np.array(work[1:], dtype=np.float64), np.array(taken[1:]))
+    one = float(rates @ np.array([part.voxels, asked.looked_at(part)], dtype=np.float64))
+    return one * math.prod(asked.shape) / part.voxels
 
 
 def _noise(channels: int) -> Callable[[Box], NDArray[np.float32]]:
