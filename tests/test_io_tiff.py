@@ -128,7 +128,7 @@ def test_axes_that_are_no_volume_are_refused(tmp_path):
     with tifffile.TiffWriter(tmp_path / "two.tif") as file:
         file.write(STACK)
         file.write(STACK[:, :4])
-    with pytest.raises(FileFormatError, match=r"page 5 .* another size or type than the first"):
+    with pytest.raises(FileFormatError, match=r"page 5 .* another size or type than the one before"):
         io.read(str(tmp_path / "two.tif"))
     with tifffile.TiffWriter(tmp_path / "twice.tif") as file:
         file.write(STACK)

@@ -38,7 +38,7 @@ def require_whole(path: Path, name: str) -> int:
     """
     size = path.stat().st_size
     with path.open("rb") as file:
-        pages, first = 0, list[list[int]]()
+        pages, before = 0, list[list[int]]()
         for entries, kind in _pages(file, size, name):
             back = file.tell()
             for where, length in _VOXELS:
@@ -46,12 +46,12 @@ def require_whole(path: Path, name: str) -> int:
                     _require_inside(file, entries[where], entries.get(length), kind, size, name)
             found = [_values(file, entries[tag], kind, name).tolist() if tag in entries else [] for tag in _ALIKE]
             file.seek(back)
-            if pages and found != first:
+            if pages and found != before:
                 raise FileFormatError(
-                    f"{name}: page {pages} (from 0) has another size or type than the first; expected one stack. Save "
+                    f"{name}: page {pages} (from 0) has another size or type than the one before; expected one stack. Save "
                     "the pages that are needed alone."
                 )
-            first = found
+            before = found
             pages += 1
     return pages
 
