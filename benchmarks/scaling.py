@@ -144,6 +144,7 @@ def latest() -> dict[str, list[dict]]:
 def plot(found: dict[str, list[dict]]) -> None:
     """Time and memory against voxels of the volume, and against the tile."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     told = {
         "predict": "predict, at once",
@@ -167,10 +168,11 @@ def plot(found: dict[str, list[dict]]) -> None:
             axes.set_xticks(sides, [str(side) for side in sides], minor=False)
             axes.set_xlabel("side of the volume in voxels" if row == 0 else "side of the tile in voxels")
             axes.set_ylabel(unit)
-            for which in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-                which("{x:g}")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter(NullFormatter())
             axes.grid(visible=True, alpha=0.3)
-            axes.legend(fontsize=8)
+            axes.legend(fontsize=8, loc=("upper left", "center right")[column] if row == 0 else "best")
     figure.savefig(PICTURE, dpi=110)
 
 
