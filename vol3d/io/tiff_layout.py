@@ -48,8 +48,8 @@ def require_whole(path: Path, name: str) -> int:
             file.seek(back)
             if pages and found != before:
                 raise FileFormatError(
-                    f"{name}: page {pages} (from 0) has another size or type than the one before; expected one stack. Save "
-                    "the pages that are needed alone."
+                    f"{name}: page {pages} (from 0) has another size or type than the one before; expected one stack. "
+                    "Save the pages that are needed alone."
                 )
             before = found
             pages += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -31,7 +31,7 @@ from vol3d.workflows.allocator import freed_memory_kept, freed_memory_returned
 from vol3d.workflows.at_once import array_bytes, held_twice, plans_at_once, settings_at_once, stored_bytes
 from vol3d.workflows.device import Device, exact, memory_bytes, pick_device
 from vol3d.workflows.large import bytes_left, gathered_bytes, held_bytes, is_too_large, plan_in_parts
-from vol3d.workflows.large_pixels import by_box, disk_bytes, largest_part
+from vol3d.workflows.large_pixels import by_box, disk_bytes, largest_part, parts_of
 from vol3d.workflows.outputs import PredictOptions
 from vol3d.workflows.pixel_channels import classifying_bytes
 from vol3d.workflows.precision import require_precision
@@ -238,23 +238,25 @@ def _classifying(classifier: PixelClassifier, shape: Size, spacing_mm: Sequence[
 
 
 def _classifying_in_parts(asked: ByBox, part: Box) -> float:
-    """As `_classifying`, in parts of the size of `part`: from two that are no larger.
+    """As `_classifying`, in parts of the size of `part`: from two that are no larger, one of them in a corner.
 
-    A part takes time for its voxels, and for all that lie around it and are looked at, of which larger parts have less.
+    A part takes time for its voxels, and for all that lie around it and are looked at, of which a corner has less.
     """
-    taken, work = [], []
-    for edge in (_TRIED_IN_PARTS // 2, _TRIED_IN_PARTS // 2, _TRIED_IN_PARTS):  # the first time is a warm-up
-        size = tuple(min(n, edge) for n in part.size)
-        x, y, z = ((n - m) // 2 for n, m in zip(asked.shape, size, strict=True))
-        tried = Box((x, y, z), size)
+    size = tuple(min(n, _TRIED_IN_PARTS) for n in part.size)
+    x, y, z = ((n - m) // 2 for n, m in zip(asked.shape, size, strict=True))
+    middle, corner = Box((x, y, z), size), Box((0, 0, 0), size)
+    taken = []
+    for tried in (corner, corner, middle):  # the first time is a warm-up
         begin = time.perf_counter()
         asked.first(tried)
         asked.second(tried, _noise(asked.told))
         taken.append(time.perf_counter() - begin)
-        work.append((tried.voxels, asked.looked_at(tried)))
-    rates, _ = scipy.optimize.nnls(np.array(work[1:], dtype=np.float64), np.array(taken[1:]))
-    one = float(rates @ np.array([part.voxels, asked.looked_at(part)], dtype=np.float64))
-    return one * math.prod(asked.shape) / part.voxels
+
+    def work(boxes: Iterable[Box]) -> NDArray[np.float64]:
+        return np.array([(box.voxels, asked.looked_at(box)) for box in boxes], dtype=np.float64)
+
+    rates, _ = scipy.optimize.nnls(work((corner, middle)), np.array(taken[1:]))
+    return float((work(parts_of(asked.shape, max(part.size))) @ rates).sum())
 
 
 def _noise(channels: int) -> Callable[[Box], NDArray[np.float32]]:
