@@ -13,10 +13,13 @@ from workflow_parts import balls, drawn_bundle, painted, refused
 import vol3d
 from vol3d import io
 from vol3d.cli.main import main
-from vol3d.config import UNetConfig
+from vol3d.config import UNetConfig, parse_config
 from vol3d.errors import ConfigError, FileFormatError, GeometryError, ResourceError
 from vol3d.networks import build
+from vol3d.transforms import Preprocessing
 from vol3d.volume import Affine, Volume
+from vol3d.workflows.cases import gather, load
+from vol3d.workflows.listener import Quiet
 
 STACK = np.random.default_rng(0).integers(0, 60_000, (5, 8, 7)).astype(np.uint16)  # z, y, x
 SIZED = Affine.from_spacing((0.0002, 0.0003, 0.001))
@@ -184,6 +187,8 @@ def test_a_description_that_does_not_fit_is_refused(tmp_path):
 
 
 def test_a_unit_that_is_not_known_is_refused(tmp_path):
+    with pytest.raises(GeometryError, match="'ms', which is no unit of length"):
+        io.read(imagej(tmp_path / "time.tif", unit="um", zunit="ms"))
     path = imagej(tmp_path / "a.tif", unit="parsec")
     with pytest.raises(GeometryError, match=r"'parsec', which is no unit of length.*Fiji"):
         io.read(path)
@@ -379,6 +384,17 @@ def test_a_stack_from_fiji_and_labels_from_napari_go_through_all_commands(tmp_pa
     for more in ([], ["--dry-run"]):
         said = refused(capsys, "predict", turned, "-m", model, "-o", tmp_path / "turned.tif", *more)
         assert "turned.tif: this format keeps the size of voxels alone" in said
+
+
+def test_labels_are_learned_in_the_voxels_of_the_scan(tmp_path):
+    scan = imagej(tmp_path / "scan.tif", STACK, unit="um", spacing=5.0)
+    codes = (STACK > 30_000).astype(np.uint8)
+    codes[2] = 2
+    config = parse_config({"labels": {"unlabeled": 2}, "preprocess": {"spacing_mm": [0.0004, 0.0004, 0.005]}})
+    files = gather([scan], [tiff(tmp_path / "labels.tif", codes)], [])
+    cases, _ = load(files, config, Preprocessing(**config.preprocess.model_dump()), Quiet())
+    assert cases[0].labels.shape == cases[0].shape
+    assert cases[0].labels.affine.spacing == pytest.approx([0.0004, 0.0004, 0.005])
 
 
 def test_gaps_between_slices_are_measured_in_the_voxels_of_the_scan(tmp_path):

@@ -79,7 +79,8 @@ def _edge(per_unit: object) -> float:
 def _unit(text: object) -> float | None:
     """Mm per unit, None where it is none of length. Raises `GeometryError` for a word that is not known."""
     plain = str(text).strip().replace("\\u00B5", "u").replace("µ", "u").replace("μ", "u").lower()
-    words = [word.replace("metre", "meter") for word in (plain, plain.removesuffix("s"), plain.removesuffix("es"))]
+    plural = (plain.removesuffix("s"), plain.removesuffix("es")) if len(plain) > 3 else ()  # ms is no length
+    words = [word.replace("metre", "meter") for word in (plain, *plural)]
     if any(word in _NOT_A_LENGTH for word in words):
         return None
     known = [_MM[word] for word in words if word in _MM]

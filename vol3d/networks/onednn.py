@@ -12,7 +12,7 @@ def prefer_onednn(network: nn.Module) -> int:
     """Let the 3-D convolutions of a network ask oneDNN whatever the size of their maps; in place.
 
     For prediction in float32 on a CPU; anything else goes on as before. Answers change by rounding. Returns how many
-    convolutions were changed. Measured on two cores: tiles of 48³ voxels took half the time, those of 96³ four fifths.
+    convolutions were changed. On two cores tiles of 48³ voxels took half the time, those of 96³ three quarters.
     """
     changed = [module for module in network.modules() if type(module) is nn.Conv3d]
     for module in changed:

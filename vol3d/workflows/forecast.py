@@ -41,7 +41,7 @@ from vol3d.workflows.tiling import PROGRAM_BYTES
 
 Size = tuple[int, int, int]
 _MOST_RUNS, _TIMED_SHARE, _TIMED_SECONDS = 99, 0.02, (1.0, 10.0)  # timed: a share of what is to come, from, to
-_TRIED, _TRIED_IN_PARTS = 96, 128  # voxels along an axis of the block that a pixel classifier is timed on
+_TRIED, _TRIED_IN_PARTS, _WARM_UP = 96, 128, 16  # voxels along an axis of the block that a pixel classifier is timed on
 _WRITTEN_PER_SECOND = 4e7  # voxels of a label map, compressed
 _UNPACKED_PER_SECOND, _READ_PER_SECOND = 2e8, 1e9  # bytes of a scan that is compressed, and that is not
 
@@ -245,8 +245,9 @@ def _classifying_in_parts(asked: ByBox, part: Box) -> float:
     size = tuple(min(n, _TRIED_IN_PARTS) for n in part.size)
     x, y, z = ((n - m) // 2 for n, m in zip(asked.shape, size, strict=True))
     middle, corner = Box((x, y, z), size), Box((0, 0, 0), size)
+    warm_up = corner.clip((_WARM_UP,) * 3)
     taken = []
-    for tried in (corner, corner, middle):  # the first time is a warm-up
+    for tried in (warm_up, corner, middle):
         begin = time.perf_counter()
         asked.first(tried)
         asked.second(tried, _noise(asked.told))
